@@ -1,0 +1,49 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN ?= runs/tiny
+
+# Ray workers share the machine with nobody here: no niceness, no usage reports.
+export RAY_worker_niceness ?= 0
+export RAY_USAGE_STATS_ENABLED ?= 0
+
+.PHONY: help install demo test check format clean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed  ## make .venv with everything, pinned
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install  ## prepare, reference, train, evaluate, report on the embedded denoiser
+	$(BIN)/python jobs/prepare.py --run.output-dir $(RUN)
+	$(BIN)/python jobs/reference.py --run.output-dir $(RUN)
+	$(BIN)/python jobs/train.py --run.output-dir $(RUN) --train.name sft --rates.gamma 0
+	$(BIN)/python jobs/train.py --run.output-dir $(RUN) --train.name weft
+	$(BIN)/python jobs/evaluate.py --run.output-dir $(RUN)
+	$(BIN)/python jobs/evaluate.py --run.output-dir $(RUN) --checkpoint sft
+	$(BIN)/python jobs/evaluate.py --run.output-dir $(RUN) --checkpoint weft
+	$(BIN)/python jobs/report.py --run.output-dir $(RUN)
+
+test: install  ## all tests
+	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest
+
+check: install  ## lint, types, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install  ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove the environment and all runs
+	rm -rf $(VENV) runs
