@@ -1,0 +1,127 @@
+"""What every task offers: problems, prompts, traces to learn from, and verdicts on text."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from weft.tasks.prompts import Prompt, d1_prompt
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One item of a task; ``data`` holds plain JSON values, whose keys each task documents."""
+
+    task: str
+    item_id: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the graders say of one generation."""
+
+    extracted: str | None
+    """The answer that the strict grader read; None where it found none."""
+    d1_correct: bool
+    """Right by the rules of the published protocol ``d1``."""
+    strict_correct: bool
+    """Right by this project's own rules; the headline measure."""
+    details: Mapping[str, int | bool] = field(default_factory=dict)
+    """Further findings, whose names each task documents."""
+
+    @property
+    def correct(self) -> bool:
+        """The strict verdict."""
+        return self.strict_correct
+
+
+class Task(ABC):
+    """One kind of problem: a subclass in a module of its own, and one entry in the registry."""
+
+    name: str
+    headline: str
+    """What ``Verdict.correct`` means, as a measure over many items."""
+    benchmark_file: str
+    """Name of the published test file inside a data folder."""
+
+    def prompt(self, problem: Problem, style: str) -> Prompt:
+        """The prompt in d1's published form, or the short one; ValueError for another ``style``."""
+        if style == "d1":
+            return d1_prompt(self.d1_system, self.d1_question(problem))
+        if style == "compact":
+            return Prompt(self.compact_question(problem))
+        raise ValueError(f"prompt: wanted the style compact or d1, got {style!r}")
+
+    def response(self, problem: Problem) -> str:
+        """The text to learn: a solver's trace, then its answer.
+
+        Raises ValueError when the solver finds no solution.
+        """
+        trace, attempt = self.trace(problem)
+        return f"<reasoning>{trace}</reasoning>\n<answer>{attempt}</answer>"
+
+    def load_benchmark(self, data_dir: str) -> list[Problem]:
+        """Items of the published test file in ``data_dir``, in order; ValueError if unusable."""
+        from weft.tasks.benchmarks import load_benchmark
+
+        return load_benchmark(self, data_dir)
+
+    @property
+    @abstractmethod
+    def d1_system(self) -> str:
+        """The instructions of d1's prompt."""
+
+    @abstractmethod
+    def d1_question(self, problem: Problem) -> str:
+        """The question of d1's prompt."""
+
+    @abstractmethod
+    def compact_question(self, problem: Problem) -> str:
+        """The whole prompt in a few tokens, for small contexts."""
+
+    @abstractmethod
+    def identity(self, problem: Problem) -> str:
+        """Canonical text of what makes the problem this problem; its fingerprint is taken of it."""
+
+    @abstractmethod
+    def parse_row(self, row: Mapping[str, Any]) -> Problem:
+        """The item in one row of the benchmark file; ValueError saying what is wrong with it."""
+
+    @abstractmethod
+    def generate(self, seed: int, index: int) -> Problem:
+        """Problem number ``index`` of the sequence with this ``seed``; no other one is made."""
+
+    @abstractmethod
+    def trace(self, problem: Problem) -> tuple[str, str]:
+        """``(trace, attempt)``: a solver's search, and its answer in the form the graders read."""
+
+    @abstractmethod
+    def grade(self, problem: Problem, text: str) -> Verdict:
+        """The verdict on ``text``, a decoded generation with special tokens, without the prefill.
+
+        Total: every text gets a verdict, in time proportional to its length.
+        """
+
+    @abstractmethod
+    def aggregate(
+        self, problems: Sequence[Problem], verdicts: Sequence[Verdict]
+    ) -> dict[str, float | int]:
+        """Measures of this task beyond the accuracy, over items and their verdicts in one order.
+
+        A share of nothing is left out. Raises ValueError when there are no items or lengths differ.
+        """
+
+
+def share(part: int, whole: int) -> float | None:
+    """``part / whole``; None where there is nothing to take a share of."""
+    return part / whole if whole else None
+
+
+def check_paired(problems: Sequence[Problem], verdicts: Sequence[Verdict]) -> None:
+    """Raise ValueError unless there is one verdict for each problem, and at least one."""
+    if not problems or len(problems) != len(verdicts):
+        raise ValueError(
+            f"aggregate: wanted as many verdicts as problems and at least one, "
+            f"got {len(problems)} problems and {len(verdicts)} verdicts"
+        )

@@ -1,0 +1,136 @@
+"""Sudoku 4x4: puzzles, a solver that searches as a person would, and the trace of its search.
+
+A grid is a string of 16 characters, row by row, with ``0`` for a blank.
+"""
+
+import functools
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+SIZE = 4
+NUM_CELLS = SIZE * SIZE
+DIGITS = "1234"
+
+
+@functools.cache
+def peers(cell: int) -> tuple[int, ...]:
+    """The other cells of the row, the column and the box of ``cell`` (0..15)."""
+    row, column = divmod(cell, SIZE)
+    box = (row // 2, column // 2)
+    return tuple(
+        other
+        for other in range(NUM_CELLS)
+        if other != cell
+        and (
+            other // SIZE == row
+            or other % SIZE == column
+            or (other // SIZE // 2, other % SIZE // 2) == box
+        )
+    )
+
+
+def candidates(grid: str, cell: int) -> str:
+    """Digits that the peers of ``cell`` leave possible, in rising order."""
+    taken = {grid[other] for other in peers(cell)}
+    return "".join(digit for digit in DIGITS if digit not in taken)
+
+
+def is_valid_solution(puzzle: str, solution: str) -> bool:
+    """Whether ``solution`` fills ``puzzle`` completely, keeps its clues and breaks no rule."""
+    if len(solution) != NUM_CELLS or set(solution) - set(DIGITS):
+        return False
+    keeps_clues = all(clue in ("0", digit) for clue, digit in zip(puzzle, solution, strict=True))
+    return keeps_clues and all(
+        solution[cell] not in {solution[other] for other in peers(cell)}
+        for cell in range(NUM_CELLS)
+    )
+
+
+def solve(puzzle: str, limit: int = 16) -> list[str]:
+    """Up to ``limit`` solutions of ``puzzle``, in a fixed order; none if it contradicts itself.
+
+    Raises ValueError unless ``puzzle`` is 16 characters 0-4.
+    """
+    if len(puzzle) != NUM_CELLS or set(puzzle) - set("0" + DIGITS):
+        raise ValueError(f"solve: wanted 16 characters 0-4, got {puzzle!r}")
+    if any(d != "0" and d in {puzzle[p] for p in peers(c)} for c, d in enumerate(puzzle)):
+        return []
+    return list(itertools.islice(_solutions(puzzle), limit))
+
+
+def _solutions(grid: str) -> Iterator[str]:
+    cell = _most_constrained(grid)
+    if cell is None:
+        yield grid
+        return
+    for digit in candidates(grid, cell):
+        yield from _solutions(_fill(grid, cell, digit))
+
+
+def _fill(grid: str, cell: int, digit: str) -> str:
+    return grid[:cell] + digit + grid[cell + 1 :]
+
+
+def _most_constrained(grid: str) -> int | None:
+    """The first blank with the fewest candidates; None when nothing is blank."""
+    blanks = [cell for cell in range(NUM_CELLS) if grid[cell] == "0"]
+    return min(blanks, key=lambda cell: (len(candidates(grid, cell)), cell), default=None)
+
+
+@functools.cache
+def all_grids() -> tuple[str, ...]:
+    """The 288 complete grids, in a fixed order."""
+    return tuple(_solutions("0" * NUM_CELLS))
+
+
+def generate_puzzle(
+    rng: np.random.Generator, num_blanks: int = 8, *, unique: bool = True
+) -> tuple[str, str]:
+    """``(puzzle, solution)`` with ``num_blanks`` blanks; with ``unique``, of one solution only.
+
+    Raises ValueError unless 0 <= num_blanks <= 10: with more, a unique puzzle is too rare to wait
+    for.
+    """
+    if not 0 <= num_blanks <= 10:
+        raise ValueError(f"generate_puzzle: wanted 0 to 10 blanks, got {num_blanks}")
+    while True:
+        solution = all_grids()[int(rng.integers(len(all_grids())))]
+        blanks = set(rng.choice(NUM_CELLS, size=num_blanks, replace=False).tolist())
+        puzzle = "".join("0" if c in blanks else d for c, d in enumerate(solution))
+        if not unique or len(solve(puzzle, limit=2)) == 1:
+            return puzzle, solution
+
+
+def solution_trace(puzzle: str) -> tuple[str, str]:
+    """``(trace, solution)`` of a depth-first search, blank by blank in reading order.
+
+    A step names the cell by row and column (from 1), its candidates, and at a guess the digit
+    tried: ``13:4``, ``21:24?2``. A cell without candidates is a dead end, ``31:-``, after which
+    the last guess goes on with its next digit. ``ok`` closes the check of the finished grid. The
+    order is that of reading, not the most constrained cell first: that one hardly ever guesses.
+    Raises ValueError when the puzzle has no solution.
+    """
+    steps: list[str] = []
+    solution = _search(puzzle, steps)
+    if solution is None:
+        raise ValueError(f"solution_trace: wanted a puzzle with a solution, got {puzzle}")
+    return " ".join([*steps, "ok"]), solution
+
+
+def _search(grid: str, steps: list[str]) -> str | None:
+    cell = grid.find("0")
+    if cell < 0:
+        return grid
+    options = candidates(grid, cell)
+    name = f"{cell // SIZE + 1}{cell % SIZE + 1}"
+    if not options:
+        steps.append(f"{name}:-")
+        return None
+    for digit in options:
+        steps.append(f"{name}:{options}" + (f"?{digit}" if len(options) > 1 else ""))
+        solution = _search(_fill(grid, cell, digit), steps)
+        if solution is not None:
+            return solution
+    return None
