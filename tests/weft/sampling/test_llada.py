@@ -1,0 +1,91 @@
+import json
+
+import pytest
+import torch
+
+from weft.models import load_denoiser, random_denoiser
+from weft.sampling import generate
+
+
+@pytest.fixture(scope="module")
+def denoiser():
+    model = random_denoiser("tiny", generator=torch.Generator().manual_seed(3)).eval()
+    # Sharper than fresh weights, so that predictions differ between positions.
+    with torch.no_grad():
+        model.ff_out.weight.mul_(20)
+    return model
+
+
+def generators(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def test_generate_equals_llada_generate_token_for_token(shared_data):
+    folder = shared_data / "golden" / "llada_tiny"
+    model = load_denoiser(str(folder)).eval()
+    for case in json.loads((folder / "generate.json").read_text()):
+        settings = {k: v for k, v in case.items() if k not in ("prompts", "outputs")}
+        found = generate(model, case["prompts"], **settings)
+        wanted = [
+            output[len(p) :] for p, output in zip(case["prompts"], case["outputs"], strict=True)
+        ]
+        assert found.tokens.tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0.0},
+        {"temperature": 0.7},
+        {"temperature": 0.5, "remasking": "random"},
+        {"temperature": 0.0, "cfg_scale": 1.0},
+    ],
+)
+def test_generate_gives_the_same_tokens_alone_and_in_any_batch(denoiser, settings):
+    prompts = [[5, 6, 7], [8] * 17, [9, 10]]
+    common = {"gen_length": 16, "block_length": 8, "steps": 8} | settings
+    together = generate(denoiser, prompts, generators=generators(1, 2, 3), **common)
+    for row, prompt in enumerate(prompts):
+        alone = generate(denoiser, [prompt], generators=generators(row + 1), **common)
+        assert torch.equal(alone.tokens[0], together.tokens[row])
+        assert torch.equal(alone.unmask_step[0], together.unmask_step[row])
+
+
+def test_generate_commits_an_even_share_of_each_block_at_every_step(denoiser):
+    found = generate(denoiser, [[5]], gen_length=16, block_length=8, steps=6)
+    counts = torch.bincount(found.unmask_step[0], minlength=6).tolist()
+    assert counts == [3, 3, 2, 3, 3, 2]
+    assert found.unmask_step[0, :8].max() == 2
+    assert found.unmask_step[0, 8:].min() == 3
+
+
+def test_generate_counts_forward_passes_and_guidance_twice(denoiser):
+    common = {"gen_length": 8, "block_length": 8, "steps": 4}
+    assert generate(denoiser, [[5]], **common).nfe == 4
+    assert generate(denoiser, [[5]], cfg_scale=0.5, **common).nfe == 8
+
+
+def test_generate_commits_the_surest_prediction_first(denoiser):
+    found = generate(denoiser, [[5, 6]], gen_length=8, block_length=8, steps=8)
+    ids = torch.tensor([[5, 6] + [denoiser.mask_token_id] * 8])
+    with torch.inference_mode():
+        probabilities = denoiser(ids)[0, 2:].softmax(-1).max(-1)
+    first = int((found.unmask_step[0] == 0).nonzero())
+    assert first == int(probabilities.values.argmax())
+    assert int(found.tokens[0, first]) == int(probabilities.indices[first])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"block_length": 3}, "multiple of block_length"),
+        ({"steps": 3}, "multiple of the 2 blocks"),
+        ({"steps": 16}, "at most 8"),
+        ({"temperature": 1.0}, "one generator a prompt"),
+        ({"gen_length": 1024, "steps": 256}, "within the model's 512 tokens"),
+    ],
+)
+def test_generate_refuses_settings_that_cannot_run(denoiser, change, message):
+    settings = {"gen_length": 8, "block_length": 4, "steps": 4} | change
+    with pytest.raises(ValueError, match=message):
+        generate(denoiser, [[5]], **settings)
