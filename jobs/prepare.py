@@ -1,0 +1,8 @@
+"""Turn the sources into token ids: ``python jobs/prepare.py --config configs/NAME.toml``."""
+
+import sys
+
+from pipeline.cli import run_job
+
+if __name__ == "__main__":
+    sys.exit(run_job("prepare"))

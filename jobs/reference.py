@@ -1,0 +1,8 @@
+"""Compute the reference entropies: ``python jobs/reference.py --config configs/NAME.toml``."""
+
+import sys
+
+from pipeline.cli import run_job
+
+if __name__ == "__main__":
+    sys.exit(run_job("reference"))

@@ -1,0 +1,8 @@
+"""Write the HTML report: ``python jobs/report.py --config configs/NAME.toml``."""
+
+import sys
+
+from pipeline.cli import run_job
+
+if __name__ == "__main__":
+    sys.exit(run_job("report"))

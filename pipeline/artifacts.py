@@ -1,0 +1,165 @@
+"""Artifacts: folders of data files made whole by a ``manifest.json`` that is written last.
+
+A folder without a manifest does not exist for any reader. The manifest says what was computed
+(stage, configuration, fingerprints of the inputs) and what came out (rows, rejected rows by reason,
+size and checksum of each file), so that a stage can refuse an input that does not fit, and tell
+whether its own output is already there.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline import storage
+from pipeline.errors import ArtifactError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """Size and checksum of one file of an artifact."""
+
+    sha256: str
+    num_bytes: int
+    num_rows: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything that is known of an artifact without reading its data."""
+
+    stage: str
+    config: dict[str, Any]
+    """What the stage computes, resolved; resources are left out."""
+    inputs: dict[str, str]
+    """Fingerprint of each input: artifacts, tokenizer, chat template, weights, source files."""
+    files: dict[str, FileEntry] = field(default_factory=dict)
+    num_rows: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    """Refused rows by reason."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Counts and measurements that identify nothing, such as seconds."""
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def recipe(self) -> str:
+        """Fingerprint of what was asked for: stage, configuration and inputs."""
+        return fingerprint([self.schema_version, self.stage, self.config, self.inputs])
+
+    @property
+    def content(self) -> str:
+        """Fingerprint of what came out: the recipe and the bytes of every file."""
+        checksums = {name: entry.sha256 for name, entry in self.files.items()}
+        return fingerprint([self.recipe, checksums])
+
+
+def fingerprint(value: Any) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of ``value`` as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_entry(path: str, *, num_rows: int = 0) -> FileEntry:
+    """The entry of a file that was just written."""
+    content = storage.read_bytes(path)
+    return FileEntry(
+        sha256=hashlib.sha256(content).hexdigest(), num_bytes=len(content), num_rows=num_rows
+    )
+
+
+def commit(folder: str, manifest: Manifest) -> None:
+    """Make the files in ``folder`` an artifact, by writing its manifest."""
+    storage.write_json(storage.join(folder, MANIFEST), dataclasses.asdict(manifest))
+
+
+def read_manifest(folder: str) -> Manifest | None:
+    """The manifest of ``folder``; None when there is none. ArtifactError when it is damaged."""
+    path = storage.join(folder, MANIFEST)
+    if not storage.exists(path):
+        return None
+    values = storage.read_json(path)
+    found = values.get("schema_version") if isinstance(values, dict) else None
+    if found != SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{path}: wanted schema version {SCHEMA_VERSION}, got {found!r}; "
+            f"repeat the stage with --overwrite"
+        )
+    try:
+        files = {name: FileEntry(**entry) for name, entry in values.pop("files").items()}
+        return Manifest(files=files, **values)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ArtifactError(
+            f"{path}: damaged ({error}); repeat the stage with --overwrite"
+        ) from error
+
+
+def require(folder: str, stage: str, *, hint: str) -> Manifest:
+    """The manifest of an input that must be there and whole, with every file of its size.
+
+    ``hint`` is what to do when it is missing, such as "run jobs/prepare.py".
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        state = "is incomplete (no manifest)" if storage.list_files(folder) else "is missing"
+        raise ArtifactError(f"{folder}: the {stage} artifact {state}; {hint}")
+    if manifest.stage != stage:
+        raise ArtifactError(
+            f"{folder}: wanted an artifact of stage {stage}, got {manifest.stage}; {hint}"
+        )
+    return manifest
+
+
+def verify_files(folder: str, manifest: Manifest) -> None:
+    """Raise ArtifactError naming the first file whose bytes are not those that were committed."""
+    for name, entry in manifest.files.items():
+        path = storage.join(folder, name)
+        if not storage.exists(path):
+            raise ArtifactError(f"{path}: missing; repeat stage {manifest.stage} with --overwrite")
+        if storage.sha256(path) != entry.sha256:
+            raise ArtifactError(
+                f"{path}: truncated or changed since it was written; "
+                f"repeat stage {manifest.stage} with --overwrite"
+            )
+
+
+def is_done(folder: str, wanted: Manifest, *, overwrite: bool) -> bool:
+    """Whether ``folder`` already holds what ``wanted`` asks for.
+
+    With ``overwrite`` the folder is emptied. Without, an output of another configuration or of
+    other inputs is an ArtifactError that lists what differs, and remains of an interrupted run stay
+    for the stage to continue from.
+    """
+    if overwrite:
+        storage.remove(storage.join(folder, MANIFEST))  # first: no reader takes the rest for whole
+        storage.remove(folder)
+        return False
+    found = read_manifest(folder)
+    if found is None:
+        return False
+    if found.recipe == wanted.recipe:
+        verify_files(folder, found)
+        return True
+    raise ArtifactError(
+        f"{folder}: holds the output of another configuration ({_difference(found, wanted)}); "
+        f"use --overwrite to replace it, or give this run another name or output_dir"
+    )
+
+
+def _difference(found: Manifest, wanted: Manifest) -> str:
+    there = _flat({"config": found.config, "inputs": found.inputs})
+    here = _flat({"config": wanted.config, "inputs": wanted.inputs})
+    keys = [k for k in sorted({*there, *here}) if there.get(k) != here.get(k)]
+    shown = [f"{k}: there {there.get(k)!r}, here {here.get(k)!r}" for k in keys[:5]]
+    more = [f"and {len(keys) - 5} more"] if len(keys) > 5 else []
+    return "; ".join(shown + more)
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: list(value) if isinstance(value, tuple) else value}
+    parts = (_flat(v, f"{prefix}.{k}" if prefix else k) for k, v in value.items())
+    return {k: v for part in parts for k, v in part.items()}

@@ -1,0 +1,80 @@
+"""Attaching to the Ray cluster that is there, or starting a local one for the length of a stage."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+_LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
+
+
+@contextmanager
+def ray_session(*, cpus: float = 1.0, gpus: float = 0.0, dashboard: bool = False) -> Iterator[None]:
+    """A connection to Ray; ``cpus`` and ``gpus`` are what the stage holds at once.
+
+    With ``RAY_ADDRESS`` set (as in a submitted job) it attaches to that cluster, else it starts a
+    Ray of its own that listens on this machine only and ends with the block; ``dashboard`` adds
+    its web page. A Ray that the caller has already started is used and left running.
+    """
+    # Read by Ray when it is imported; a value that the user set wins.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=True, logging_level=logging.WARNING)
+    else:
+        _start_local(cpus, dashboard)
+    try:
+        _warn_if_too_small(cpus, gpus)
+        _quiet_ray_data()
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_local(cpus: float, dashboard: bool) -> None:
+    import ray
+
+    ray.init(
+        address="local",
+        # A stage that reserves more CPUs than a small machine has would wait for ever.
+        num_cpus=max(os.cpu_count() or 1, round(cpus + 0.5)),
+        include_dashboard=dashboard,
+        dashboard_host="127.0.0.1",
+        object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
+        logging_level=logging.WARNING,
+    )
+
+
+def _warn_if_too_small(cpus: float, gpus: float) -> None:
+    import ray
+
+    there = ray.cluster_resources()
+    if gpus > there.get("GPU", 0) and not os.environ.get("RAY_ADDRESS"):
+        raise ConfigError(
+            f"this stage wants {gpus:g} GPUs, but the local Ray sees {there.get('GPU', 0):g}; "
+            f"lower the number of actors or workers, or set RAY_ADDRESS to a cluster"
+        )
+    if cpus > there.get("CPU", 0) or gpus > there.get("GPU", 0):
+        logger.warning(
+            "waiting_for_nodes wanted_cpus=%g wanted_gpus=%g cluster=%s", cpus, gpus, there
+        )
+
+
+def _quiet_ray_data() -> None:
+    import sys
+
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = sys.stderr.isatty()
+    context.print_on_execution_start = False

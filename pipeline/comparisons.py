@@ -1,0 +1,109 @@
+"""Which evaluations may be compared item by item, and what the comparison says in words."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.report_data import Evaluation
+from pipeline.statistics import PairedComparison, compare_paired
+
+_SIGNIFICANCE = 0.05
+_DECODER_SETTINGS = (
+    "prompt_style",
+    "gen_length",
+    "block_length",
+    "steps",
+    "temperature",
+    "remasking",
+    "cfg_scale",
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One evaluation against its baseline on one task; ``reason`` says why there is no result."""
+
+    task: str
+    method: str
+    baseline: str
+    result: PairedComparison | None
+    reason: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """The outcome in plain words."""
+        if self.result is None:
+            return self.reason
+        return _verdict(self.method, self.baseline, self.result)
+
+
+def _verdict(method: str, baseline: str, result: PairedComparison) -> str:
+    if result.only_first + result.only_second == 0:
+        return f"no difference: {method} and {baseline} are right on the same items"
+    if result.p_value >= _SIGNIFICANCE:
+        return f"no difference shown on {result.num_items} items"
+    word = "better" if result.difference > 0 else "worse"
+    return f"{method} is {word} than {baseline} by {abs(100 * result.difference):.1f} points"
+
+
+def compare_all(evaluations: list[Evaluation], baseline: str) -> list[Comparison]:
+    """Every evaluation against the baseline of its group: those of one task on the same items.
+
+    The baseline is an evaluation whose name starts with ``baseline``; of several, one that was
+    decoded and seeded alike is taken before the one of exactly that name.
+    """
+    found = []
+    for (task, _), group in _groups(evaluations).items():
+        candidates = [e for e in group if e.name.startswith(baseline)]
+        for evaluation in group:
+            if not candidates:
+                reason = f"cannot be compared: nothing named {baseline} ran on the same items"
+                found.append(Comparison(task, evaluation.name, "-", None, reason))
+                continue
+            other = min(candidates, key=lambda c: _distance(c, evaluation, baseline))
+            if other is not evaluation:
+                found.append(_compare(task, evaluation, other))
+    return found
+
+
+def _groups(evaluations: list[Evaluation]) -> dict[tuple[str, str], list[Evaluation]]:
+    groups: dict[tuple[str, str], list[Evaluation]] = {}
+    for evaluation in evaluations:
+        for task in evaluation.metrics["tasks"]:
+            key = task, evaluation.items_identity(task)
+            groups.setdefault(key, []).append(evaluation)
+    return dict(sorted(groups.items(), key=lambda group: group[0][0]))
+
+
+def _distance(
+    candidate: Evaluation, evaluation: Evaluation, baseline: str
+) -> tuple[bool, bool, bool, str]:
+    seeds = [e.metrics["checkpoint"].get("seed") for e in (candidate, evaluation)]
+    is_other_decoder = bool(_decoder_difference(candidate, evaluation))
+    return is_other_decoder, seeds[0] != seeds[1], candidate.name != baseline, candidate.name
+
+
+def decoder_settings(evaluation: Evaluation) -> dict[str, Any]:
+    """The settings of decoding that two evaluations must share to be compared."""
+    sampler = evaluation.metrics["sampler"]
+    return {name: sampler.get(name) for name in _DECODER_SETTINGS}
+
+
+def _decoder_difference(first: Evaluation, second: Evaluation) -> str:
+    a, b = decoder_settings(first), decoder_settings(second)
+    return ", ".join(f"{name} {a[name]} and {b[name]}" for name in a if a[name] != b[name])
+
+
+def _compare(task: str, evaluation: Evaluation, other: Evaluation) -> Comparison:
+    names = task, evaluation.name, other.name
+    difference = _decoder_difference(evaluation, other)
+    if difference:
+        return Comparison(*names, None, f"cannot be compared: decoded with {difference}")
+    first, second = _verdicts(evaluation, task), _verdicts(other, task)
+    if first.keys() != second.keys() or not first:
+        return Comparison(*names, None, "cannot be compared: the items are not the same")
+    pairs = compare_paired(list(first.values()), [second[item] for item in first])
+    return Comparison(*names, pairs)
+
+
+def _verdicts(evaluation: Evaluation, task: str) -> dict[str, bool]:
+    return {row["item_id"]: row["correct"] for row in evaluation.rows if row["task"] == task}

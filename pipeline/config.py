@@ -1,0 +1,299 @@
+"""The typed configuration of a run: frozen dataclasses, read from TOML and checked at the start.
+
+Importable without torch and without ray. A field marked ``metadata=RESOURCE`` says how a stage is
+run, not what it computes: it stays out of the fingerprint that decides whether an output is reused.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import tyro
+from pydantic import ConfigDict
+
+RESOURCE = {"resource": True}
+_FORBID = ConfigDict(extra="forbid", strict=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSection:
+    """Where a run lives, and its seed."""
+
+    __pydantic_config__ = _FORBID
+
+    name: str = "tiny"
+    """Name of the run, shown in the report."""
+    output_dir: str = field(default="runs/tiny", metadata=RESOURCE)
+    """Folder of all artifacts: a local path, or any fsspec address such as s3://bucket/run."""
+    seed: int = 0
+    """Seed of initial weights, order of examples and noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSection:
+    """One source of training examples."""
+
+    __pydantic_config__ = _FORBID
+
+    kind: Literal["task", "pretraining", "jsonl"]
+    """task: generated problems with solver traces; pretraining: generated text; jsonl: a file."""
+    task: str = ""
+    """Task of generated problems (kind task): sudoku or countdown."""
+    count: int = 0
+    """Number of generated examples (kinds task and pretraining)."""
+    path: str = ""
+    """File of kind jsonl, plain or .gz: one JSON object a line."""
+    prompt_column: str = "prompt"
+    """Column with the user's turn (kind jsonl). An empty string means text without a prompt."""
+    response_column: str = "response"
+    """Column with the assistant's turn (kind jsonl)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSection:
+    """What is trained on, and how it becomes tokens (stage prepare)."""
+
+    __pydantic_config__ = _FORBID
+
+    sources: tuple[SourceSection, ...] = (
+        SourceSection(kind="task", task="sudoku", count=1000),
+        SourceSection(kind="task", task="countdown", count=1000),
+    )
+    """The sources, in order; a TOML array of tables [[data.sources]]."""
+    seed: int = 0
+    """Seed of the generated problems."""
+    prompt_style: Literal["compact", "d1"] = "compact"
+    """Form of the task prompts: the published one of d1, or a short one for small contexts."""
+    max_length: int = 256
+    """Longest prompt plus response in tokens, the closing EOS included."""
+    too_long: Literal["reject", "truncate"] = "reject"
+    """What happens to an example over max_length: kept out with its reason, or cut, and counted."""
+    eos_policy: Literal["random_tail", "pad_to_max", "pad_to_batch", "one"] = "random_tail"
+    """What follows the response in training; see docs/method.md."""
+    tail_max: int = 32
+    """Longest tail of further EOS tokens under random_tail."""
+    num_shards: int = 8
+    """Number of Parquet shards; the unit of parallel work and of resuming."""
+    num_cpus: float = field(default=1.0, metadata=RESOURCE)
+    """CPUs that one prepare task reserves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSection:
+    """The denoiser that is fine-tuned."""
+
+    __pydantic_config__ = _FORBID
+
+    path: str = "tiny"
+    """Folder or hub name of a checkpoint; tiny is the embedded denoiser."""
+    init: Literal["pretrained", "random"] = "pretrained"
+    """random: keep the architecture and tokenizer of path, draw the weights anew."""
+    trust_remote_code: bool = False
+    """Whether code that came with a checkpoint may run; nothing built in needs it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatesSection:
+    """From reference entropies to masking rates (method.md, "Terms")."""
+
+    __pydantic_config__ = _FORBID
+
+    gamma: float = 0.5
+    """Exponent of the entropy; 0 is plain SFT."""
+    beta_ref: Literal["sequence", "batch", "dataset"] = "sequence"
+    """Scope of the mean rate that every rate is divided by."""
+    rate_min: float = 0.1
+    """Lower clamp of the relative rate."""
+    rate_max: float = 10.0
+    """Upper clamp of the relative rate."""
+    tail: Literal["one", "entropy"] = "one"
+    """Rate of the tail EOS tokens: 1 and outside beta_ref, or by the formula."""
+    entropies: Literal["frozen", "online"] = "frozen"
+    """frozen: read from the reference artifact; online: recomputed at each step (the paper)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseSection:
+    """The noise level t of each example."""
+
+    __pydantic_config__ = _FORBID
+
+    eps: float = 1e-3
+    """Smallest noise level: t is uniform on (eps, 1)."""
+    stratified: bool = True
+    """Compose every optimizer step of evenly spread noise levels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSection:
+    """Weights and normaliser of the loss."""
+
+    __pydantic_config__ = _FORBID
+
+    weighting: Literal["paper", "elbo", "partial"] = "paper"
+    """Weight of a masked token: 1/t_i, the exact ELBO weight, or 1/t_i**alpha."""
+    alpha: float = 0.5
+    """Exponent of the weighting partial."""
+    normalizer: Literal["tokens", "sequence", "masked"] = "tokens"
+    """What the summed loss of an optimizer step is divided by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceSection:
+    """The frozen pass that yields the entropies (stage reference)."""
+
+    __pydantic_config__ = _FORBID
+
+    checkpoint: str = ""
+    """Reference model; empty means model.path."""
+    estimator: Literal["full_mask", "expected", "nll"] = "full_mask"
+    """full_mask: one pass (the paper); expected: mean over noise levels; nll: surprisal."""
+    num_levels: int = 4
+    """Passes of the estimator expected."""
+    tail: int = 8
+    """Further EOS positions masked behind the response in the reference pass."""
+    batch_tokens: int = field(default=16384, metadata=RESOURCE)
+    """Token budget of one forward pass, padding included."""
+    chunk_rows: int = field(default=4096, metadata=RESOURCE)
+    """Rows of logits held at once."""
+    num_actors: int = field(default=1, metadata=RESOURCE)
+    """Model replicas."""
+    num_cpus: float = field(default=2.0, metadata=RESOURCE)
+    """CPUs of one actor."""
+    num_gpus: float = field(default=0.0, metadata=RESOURCE)
+    """GPUs of one actor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSection:
+    """Fine-tuning (stage train)."""
+
+    __pydantic_config__ = _FORBID
+
+    name: str = "weft"
+    """Folder of the checkpoint under checkpoints/."""
+    epochs: int = 10
+    """Passes over the data, unless max_steps ends training sooner."""
+    max_steps: int = 0
+    """Optimizer steps at most; 0 means no limit."""
+    batch_size: int = 64
+    """Examples of one optimizer step, over all workers and micro-batches."""
+    micro_batch_tokens: int = field(default=4096, metadata=RESOURCE)
+    """Token budget of one forward and backward pass, padding included."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: torch.optim.Muon for the matrices of the blocks, AdamW for the rest."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    muon_learning_rate: float = 0.02
+    """Peak learning rate of Muon."""
+    beta1: float = 0.9
+    """AdamW's first moment decay."""
+    beta2: float = 0.95
+    """AdamW's second moment decay."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay of matrices; norms have none."""
+    max_grad_norm: float = 1.0
+    """Clipping of the global gradient norm; 0 turns it off."""
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    """Learning-rate schedule after the warm-up."""
+    warmup_steps: int = 20
+    """Optimizer steps of linear warm-up."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: autocast with float32 master weights."""
+    head_chunk_rows: int = field(default=8192, metadata=RESOURCE)
+    """Rows of logits held at once in the loss."""
+    gradient_checkpointing: bool = field(default=False, metadata=RESOURCE)
+    """Recompute the activations of each block in the backward pass."""
+    num_workers: int = field(default=1, metadata=RESOURCE)
+    """Data-parallel workers."""
+    cpus_per_worker: float = field(default=2.0, metadata=RESOURCE)
+    """CPUs of one worker."""
+    use_gpu: bool = field(default=False, metadata=RESOURCE)
+    """One GPU for each worker."""
+    checkpoint_every: int = field(default=200, metadata=RESOURCE)
+    """Optimizer steps between checkpoints to resume from."""
+    log_every: int = field(default=10, metadata=RESOURCE)
+    """Optimizer steps between logged metrics."""
+    max_failures: int = field(default=3, metadata=RESOURCE)
+    """How often a broken worker group is started again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSection:
+    """Decoding and grading (stage evaluate)."""
+
+    __pydantic_config__ = _FORBID
+
+    checkpoint: Annotated[str, tyro.conf.arg(aliases=["--checkpoint"])] = ""
+    """Checkpoint folder or hub name, or a name under checkpoints/; empty means model.path."""
+    name: str = ""
+    """Folder under evaluations/; empty: the checkpoint's name, with the data folder's if given."""
+    tasks: tuple[str, ...] = ("sudoku", "countdown")
+    """Tasks to evaluate."""
+    data_dir: Annotated[str, tyro.conf.arg(aliases=["--data-dir"])] = ""
+    """Folder of benchmark files; empty means the generators' own held-out problems."""
+    num_items: int = 128
+    """Items of each task; 0 means all of a benchmark file."""
+    seed: int = 0
+    """Seed of decoding at temperature above 0 and of random remasking."""
+    prompt_style: Literal["compact", "d1"] = "compact"
+    """Form of the task prompts; d1 includes its prefill."""
+    gen_length: int = 128
+    """Tokens of the canvas."""
+    block_length: int = 32
+    """Tokens of one semi-autoregressive block."""
+    steps: int = 64
+    """Denoising steps over the whole canvas."""
+    temperature: float = 0.0
+    """Temperature of Gumbel sampling; 0 is greedy."""
+    remasking: Literal["low_confidence", "random"] = "low_confidence"
+    """Which predictions are kept at each step."""
+    cfg_scale: float = 0.0
+    """Scale of classifier-free guidance; 0 is off."""
+    interval: Literal["wilson", "bootstrap"] = "wilson"
+    """Method of the 95 % intervals."""
+    batch_size: int = field(default=64, metadata=RESOURCE)
+    """Items decoded together by one actor."""
+    num_actors: int = field(default=1, metadata=RESOURCE)
+    """Model replicas."""
+    num_cpus: float = field(default=2.0, metadata=RESOURCE)
+    """CPUs of one actor."""
+    num_gpus: float = field(default=0.0, metadata=RESOURCE)
+    """GPUs of one actor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSection:
+    """The HTML report (stage report)."""
+
+    __pydantic_config__ = _FORBID
+
+    baseline: str = "sft"
+    """Evaluation that the others are compared with, item by item."""
+    num_examples: int = 2
+    """Traces and generations shown of each kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The whole configuration; every job reads all of it, so that a typo anywhere stops any job."""
+
+    __pydantic_config__ = _FORBID
+
+    run: RunSection = RunSection()
+    data: DataSection = DataSection()
+    model: ModelSection = ModelSection()
+    rates: RatesSection = RatesSection()
+    noise: NoiseSection = NoiseSection()
+    objective: ObjectiveSection = ObjectiveSection()
+    reference: ReferenceSection = ReferenceSection()
+    train: TrainSection = TrainSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    report: ReportSection = ReportSection()
+
+
+def identity(section: Any) -> dict[str, Any]:
+    """The fields of ``section`` that decide what a stage computes, as plain JSON values."""
+    values = dataclasses.asdict(section)
+    resources = {f.name for f in dataclasses.fields(section) if f.metadata.get("resource")}
+    return {name: value for name, value in values.items() if name not in resources}

@@ -1,0 +1,140 @@
+"""What a configuration must satisfy beyond its types: ranges, and combinations that can run."""
+
+from collections.abc import Iterator
+
+from pipeline.config import EvaluateSection, RunConfig, SourceSection
+from pipeline.errors import ConfigError
+from weft.suggest import did_you_mean
+from weft.tasks import TASK_NAMES
+
+
+def check_config(config: RunConfig) -> None:
+    """Raise ConfigError naming every impossible value or combination of ``config``, one a line."""
+    problems = [*_out_of_range(config), *_impossible(config), *_sources(config.data.sources)]
+    problems += _evaluate(config.evaluate)
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _wanted(key: str, wanted: str, got: object) -> str:
+    return f"{key}: wanted {wanted}, got {got!r}"
+
+
+def _out_of_range(config: RunConfig) -> Iterator[str]:
+    at_least_one = (
+        "data.max_length data.num_shards reference.num_levels reference.batch_tokens "
+        "reference.chunk_rows reference.num_actors train.epochs train.batch_size "
+        "train.micro_batch_tokens train.num_workers train.checkpoint_every train.log_every "
+        "train.head_chunk_rows evaluate.gen_length evaluate.block_length evaluate.steps "
+        "evaluate.batch_size evaluate.num_actors"
+    )
+    not_negative = (
+        "data.tail_max reference.tail train.max_steps train.warmup_steps train.weight_decay "
+        "train.max_grad_norm train.max_failures evaluate.num_items evaluate.temperature "
+        "evaluate.cfg_scale rates.gamma rates.rate_min reference.num_gpus evaluate.num_gpus "
+        "report.num_examples"
+    )
+    positive = (
+        "train.learning_rate train.muon_learning_rate rates.rate_max data.num_cpus "
+        "reference.num_cpus train.cpus_per_worker evaluate.num_cpus"
+    )
+    fraction = "train.beta1 train.beta2"
+    for key in at_least_one.split():
+        if _value(config, key) < 1:
+            yield _wanted(key, "at least 1", _value(config, key))
+    for key in not_negative.split():
+        if not _value(config, key) >= 0:
+            yield _wanted(key, "a number not below 0", _value(config, key))
+    for key in positive.split():
+        if not _value(config, key) > 0:
+            yield _wanted(key, "a positive number", _value(config, key))
+    for key in fraction.split():
+        if not 0 <= _value(config, key) < 1:
+            yield _wanted(key, "a number in [0, 1)", _value(config, key))
+
+
+def _value(config: RunConfig, key: str) -> float:
+    section, name = key.split(".")
+    return float(getattr(getattr(config, section), name))
+
+
+def _impossible(config: RunConfig) -> Iterator[str]:
+    rates, train = config.rates, config.train
+    if not 0 < config.noise.eps < 1:
+        yield _wanted("noise.eps", "a number in (0, 1)", config.noise.eps)
+    if not rates.rate_min <= 1 <= rates.rate_max:
+        yield _wanted(
+            "rates.rate_min and rates.rate_max",
+            "rate_min <= 1 <= rate_max",
+            (rates.rate_min, rates.rate_max),
+        )
+    if rates.entropies == "online" and rates.gamma == 0:
+        yield (
+            "rates.entropies: online entropies are never used when rates.gamma is 0 (plain SFT); "
+            "set rates.entropies to frozen"
+        )
+    if rates.entropies == "online" and rates.beta_ref == "dataset":
+        yield (
+            "rates.beta_ref: dataset needs entropies that are known before training; "
+            "use sequence or batch with rates.entropies = online"
+        )
+    needs_tail_entropy = rates.tail == "entropy" and config.data.eos_policy != "one"
+    if needs_tail_entropy and rates.entropies == "frozen" and config.reference.tail == 0:
+        yield _wanted("reference.tail", "at least 1 with rates.tail = entropy", 0)
+    if config.objective.weighting == "partial" and not 0 <= config.objective.alpha <= 1:
+        yield _wanted("objective.alpha", "a number in [0, 1]", config.objective.alpha)
+    if train.max_steps and train.warmup_steps >= train.max_steps:
+        yield _wanted(
+            "train.warmup_steps", f"below max_steps {train.max_steps}", train.warmup_steps
+        )
+    if config.model.trust_remote_code:
+        yield (
+            "model.trust_remote_code: no built-in family runs code of a checkpoint; leave it false"
+        )
+    if not train.name or "/" in train.name:
+        yield _wanted("train.name", "a folder name", train.name)
+    if "/" in config.evaluate.name:
+        yield _wanted("evaluate.name", "a folder name", config.evaluate.name)
+
+
+def _sources(sources: tuple[SourceSection, ...]) -> Iterator[str]:
+    if not sources:
+        yield _wanted("data.sources", "at least one source", [])
+    for number, source in enumerate(sources):
+        key = f"data.sources[{number}]"
+        if source.kind == "task" and source.task not in TASK_NAMES:
+            yield _wanted(f"{key}.task", _one_of_tasks(source.task), source.task)
+        if source.kind in ("task", "pretraining") and source.count < 1:
+            yield _wanted(f"{key}.count", "at least 1", source.count)
+        if source.kind == "jsonl" and not source.path:
+            yield _wanted(f"{key}.path", "a file", source.path)
+        if source.kind == "jsonl" and source.count:
+            yield _wanted(f"{key}.count", "none for kind jsonl", source.count)
+
+
+def _one_of_tasks(got: str) -> str:
+    return f"one of {', '.join(TASK_NAMES)}{did_you_mean(got, TASK_NAMES)}"
+
+
+def _evaluate(evaluate: EvaluateSection) -> Iterator[str]:
+    for task in evaluate.tasks:
+        if task not in TASK_NAMES:
+            yield _wanted("evaluate.tasks", _one_of_tasks(task), task)
+    if not evaluate.tasks:
+        yield _wanted("evaluate.tasks", "at least one task", [])
+    if evaluate.gen_length % evaluate.block_length:
+        yield _wanted(
+            "evaluate.gen_length",
+            f"a multiple of block_length {evaluate.block_length}",
+            evaluate.gen_length,
+        )
+        return
+    num_blocks = evaluate.gen_length // evaluate.block_length
+    if evaluate.steps % num_blocks or evaluate.steps > evaluate.gen_length:
+        yield _wanted(
+            "evaluate.steps",
+            f"a multiple of the {num_blocks} blocks and at most gen_length {evaluate.gen_length}",
+            evaluate.steps,
+        )
+    if not evaluate.data_dir and evaluate.num_items == 0:
+        yield _wanted("evaluate.num_items", "at least 1 for generated problems", 0)

@@ -1,0 +1,162 @@
+"""Figures of the report as SVG text: transparent, in the page's ink, the same bytes each time."""
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+
+History = Sequence[Mapping[str, float]]
+"""Logged metrics of one training run, one mapping a logged step."""
+
+# Drawn in a colour that nothing else has, then replaced: so the ink follows light and dark.
+_INK = "#010203"
+_COLOURS = ("#0f85c9", "#e08e00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8c6bb1", "#7f7f7f")
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 9.0,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.titlesize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": _INK,
+    "grid.alpha": 0.15,
+    "legend.frameon": False,
+}
+_NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+_NUM_BINS = 10
+_CURVES = (
+    ("loss", "loss"),
+    ("nll", "NLL of masked tokens (nats)"),
+    ("clamp_rate", "share of clamped rates"),
+    ("tokens_per_second", "tokens a second"),
+)
+
+
+class _Drawing:
+    """A figure while it is drawn, and its text afterwards."""
+
+    def __init__(self, width: float, height: float) -> None:
+        self.figure: Any = Figure(figsize=(width, height), layout="constrained")
+        self.svg = Markup("")
+
+
+@contextmanager
+def _drawing(name: str, label: str, width: float, height: float) -> Iterator[_Drawing]:
+    # The salt makes ids reproducible, and different between the figures of a page.
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
+        drawing = _Drawing(width, height)
+        yield drawing
+        content = io.StringIO()
+        drawing.figure.savefig(content, format="svg", transparent=True, metadata=_NO_METADATA)
+    drawing.svg = _for_page(content.getvalue(), label)
+
+
+def _for_page(svg: str, label: str) -> Markup:
+    body = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    body = re.sub(r' id="[a-z0-9.]+_\d+"', "", body)  # axes_1: not unique on a page
+    return Markup(body.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One evaluation on one task; accuracy and its 95 % interval in [0, 1]."""
+
+    label: str
+    checkpoint: str
+    accuracy: float
+    low: float
+    high: float
+
+
+def assign_colours(names: Sequence[str]) -> dict[str, str]:
+    """One colour a checkpoint, the same in every figure of a page; they repeat after eight."""
+    distinct = dict.fromkeys(names)
+    return {name: _COLOURS[k % len(_COLOURS)] for k, name in enumerate(distinct)}
+
+
+def accuracy_bars(tasks: Mapping[str, Sequence[Bar]], colours: Mapping[str, str]) -> Markup:
+    """Bars with 95 % intervals, a panel a task, in the ``colours`` of their checkpoints."""
+    heights = [len(rows) + 1 for rows in tasks.values()]
+    label = "accuracy with 95 % intervals: " + ", ".join(tasks)
+    with _drawing("accuracy", label, 7.0, 0.27 * sum(heights) + 0.4) as drawing:
+        panels = drawing.figure.subplots(len(tasks), squeeze=False, height_ratios=heights)
+        for axes, (task, rows) in zip(panels[:, 0], tasks.items(), strict=True):
+            _bars(axes, task, rows, colours)
+    return drawing.svg
+
+
+def _bars(axes: Any, task: str, rows: Sequence[Bar], colours: Mapping[str, str]) -> None:
+    values = 100 * np.array([(row.accuracy, row.low, row.high) for row in rows])
+    centre, low, high = values.T
+    errors = np.clip([centre - low, high - centre], 0, None)  # rounding may leave -1e-16
+    places = np.arange(len(rows))
+    fill = [colours[row.checkpoint] for row in rows]
+    axes.barh(places, centre, xerr=errors, color=fill, height=0.7, ecolor=_INK, capsize=2)
+    axes.set_yticks(places, [row.label for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_title(f"{task}: accuracy (%)", loc="left")
+
+
+def learning_curves(histories: Mapping[str, History], colours: Mapping[str, str]) -> Markup:
+    """Loss, NLL, clamp rate and tokens per second over the optimizer steps of every checkpoint."""
+    label = "learning curves of " + ", ".join(histories)
+    with _drawing("learning", label, 9.0, 5.0) as drawing:
+        panels = drawing.figure.subplots(2, 2, sharex=True)
+        for axes, (key, title) in zip(panels.flat, _CURVES, strict=True):
+            for name, history in histories.items():
+                points = [(row["step"], row[key]) for row in history if key in row]
+                _line(axes, name, points, colours[name])
+            axes.set_title(title, loc="left")
+        for axes in panels[1]:
+            axes.set_xlabel("optimizer step")
+        panels[0, 0].legend()
+    return drawing.svg
+
+
+def _line(axes: Any, name: str, points: list[tuple[float, float]], colour: str) -> None:
+    x, y = zip(*points, strict=True) if points else ((), ())
+    axes.plot(x, y, ".-", color=colour, label=name, linewidth=1.2, markersize=3)
+    axes.grid(visible=True)
+
+
+def noise_level_losses(histories: Mapping[str, History], colours: Mapping[str, str]) -> Markup:
+    """NLL of the masked tokens by noise level, at the last logged step of every checkpoint."""
+    with _drawing("noise-levels", "final NLL by noise level", 5.0, 3.0) as drawing:
+        axes = drawing.figure.subplots()
+        for name, history in histories.items():
+            last = history[-1] if history else {}
+            keys = [(k, f"nll_bin_{k}") for k in range(_NUM_BINS)]
+            points = [((k + 0.5) / _NUM_BINS, last[key]) for k, key in keys if key in last]
+            _line(axes, name, points, colours[name])
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("noise level t")
+        axes.set_title("final NLL of masked tokens (nats)", loc="left")
+        axes.legend()
+    return drawing.svg
+
+
+def entropy_histogram(entropy: np.ndarray) -> Markup:
+    """Share of the tokens by entropy (nats); ``entropy`` [N], N at least 1."""
+    counts, edges = np.histogram(entropy, bins=40)
+    with _drawing("entropies", "histogram of the reference entropies", 5.0, 3.0) as drawing:
+        axes = drawing.figure.subplots()
+        axes.bar(
+            edges[:-1], 100 * counts / counts.sum(), np.diff(edges), align="edge", color=_COLOURS[4]
+        )
+        axes.set_yscale("log")
+        axes.set_xlabel("entropy (nats)")
+        axes.set_title("tokens (%)", loc="left")
+        axes.grid(visible=True)
+    return drawing.svg

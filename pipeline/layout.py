@@ -1,0 +1,93 @@
+"""Where each artifact of a run lies under ``run.output_dir``."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline import storage
+from pipeline.config import RunConfig
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """The folders of one run; ``root`` is absolute or a remote address."""
+
+    root: str
+
+    @property
+    def prepared(self) -> str:
+        """Tokenised examples."""
+        return storage.join(self.root, "prepared")
+
+    @property
+    def entropies(self) -> str:
+        """Reference entropies, shard by shard beside the prepared ones."""
+        return storage.join(self.root, "entropies")
+
+    @property
+    def checkpoints(self) -> str:
+        """Parent of the fine-tuned checkpoints."""
+        return storage.join(self.root, "checkpoints")
+
+    @property
+    def evaluations(self) -> str:
+        """Parent of the evaluations."""
+        return storage.join(self.root, "evaluations")
+
+    @property
+    def report(self) -> str:
+        """The HTML report."""
+        return storage.join(self.root, "report")
+
+    def checkpoint(self, name: str) -> str:
+        """Folder of the checkpoint ``name``."""
+        return storage.join(self.checkpoints, name)
+
+    def evaluation(self, name: str) -> str:
+        """Folder of the evaluation ``name``."""
+        return storage.join(self.evaluations, name)
+
+
+def layout(config: RunConfig) -> RunLayout:
+    """The folders of the run that ``config`` describes."""
+    return RunLayout(storage.resolve(config.run.output_dir))
+
+
+def shard_name(index: int) -> str:
+    """File name of shard ``index``."""
+    return f"part-{index:05d}.parquet"
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """``config`` with every local path made absolute: workers run in folders of their own.
+
+    Names that are no path here (hub names, embedded models, names of the run's own checkpoints)
+    stay as they are.
+    """
+    sources = tuple(replace(s, path=_absolute_file(s.path)) for s in config.data.sources)
+    evaluate = config.evaluate
+    return replace(
+        config,
+        run=replace(config.run, output_dir=storage.resolve(config.run.output_dir)),
+        data=replace(config.data, sources=sources),
+        model=replace(config.model, path=_absolute_input(config.model.path)),
+        reference=replace(
+            config.reference, checkpoint=_absolute_input(config.reference.checkpoint)
+        ),
+        evaluate=replace(
+            evaluate,
+            checkpoint=_absolute_input(evaluate.checkpoint),
+            data_dir=_absolute_input(evaluate.data_dir),
+        ),
+    )
+
+
+def _absolute_file(path: str) -> str:
+    return path if not path or "://" in path else str(Path(path).expanduser().absolute())
+
+
+def _absolute_input(path: str) -> str:
+    """An input is taken from the working folder, also in a submitted job, which uploads it."""
+    if "/" not in path or "://" in path:
+        return path  # a name: of an embedded model, or under checkpoints/
+    local = Path(path).expanduser()
+    return str(local.absolute()) if local.exists() else path

@@ -1,0 +1,58 @@
+"""The denoiser that a configuration names, and what identifies its weights."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline import storage
+from pipeline.artifacts import fingerprint
+from pipeline.config import RunConfig
+from pipeline.errors import CheckpointError
+from weft.models import load_denoiser, random_denoiser, resolve_checkpoint
+from weft.models.base import Denoiser
+
+
+def open_denoiser(path: str, *, device: str = "cpu") -> Denoiser:
+    """The denoiser at ``path``, in evaluation mode; CheckpointError when it cannot be loaded."""
+    try:
+        return load_denoiser(path, device=device).eval()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: the denoiser cannot be loaded: {error}") from error
+
+
+def new_denoiser(config: RunConfig) -> Denoiser:
+    """The denoiser that training starts from: pretrained, or drawn anew with the run's seed."""
+    if config.model.init == "pretrained":
+        return open_denoiser(config.model.path)
+    generator = torch.Generator().manual_seed(config.run.seed)
+    try:
+        return random_denoiser(config.model.path, generator=generator)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"model.path {config.model.path}: {error}") from error
+
+
+def weights_fingerprint(path: str) -> str:
+    """Fingerprint of a checkpoint's configuration and weight files."""
+    try:
+        folder = resolve_checkpoint(path)
+        return _of_folder(str(folder))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: the checkpoint cannot be read: {error}") from error
+
+
+@functools.lru_cache(maxsize=8)
+def _of_folder(folder: str) -> str:
+    names = sorted(p.name for p in Path(folder).glob("*.safetensors"))
+    if not names:
+        raise CheckpointError(f"{folder}: wanted *.safetensors weights, got none")
+    checksums: dict[str, Any] = {name: storage.sha256(storage.join(folder, name)) for name in names}
+    return fingerprint([storage.sha256(storage.join(folder, "config.json")), checksums])
+
+
+def start_fingerprint(config: RunConfig) -> str:
+    """Identity of the weights that training starts from."""
+    if config.model.init == "random":
+        return f"random-{config.run.seed}"
+    return weights_fingerprint(config.model.path)

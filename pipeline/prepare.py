@@ -1,0 +1,274 @@
+"""Stage prepare: sources -> chat template -> token ids -> Parquet shards, on Ray Data.
+
+Nothing is dropped silently: every refused row is kept under ``rejected/`` with its source, its
+position and the reason, and the manifest counts the reasons.
+"""
+
+import dataclasses
+import itertools
+import logging
+import time
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline import artifacts, storage
+from pipeline.artifacts import Manifest
+from pipeline.cluster import ray_session
+from pipeline.config import DataSection, RunConfig, identity
+from pipeline.errors import DataError
+from pipeline.layout import layout, shard_name
+from pipeline.sources import Row, count_rows, read_rows, source_fingerprint, source_name
+from pipeline.tokenization import Encoded, Refused, encode, example_id
+from pipeline.tokenizers import open_tokenizer, tokenizer_fingerprints
+
+logger = logging.getLogger(__name__)
+
+PREPARED_SCHEMA = pa.schema(
+    [
+        ("example_id", pa.string()),
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("response_ids", pa.list_(pa.int32())),
+        ("source", pa.string()),
+    ]
+)
+REJECTED_SCHEMA = pa.schema(
+    [
+        ("source", pa.string()),
+        ("position", pa.int64()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("prompt", pa.string()),
+        ("response", pa.string()),
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """Rows ``start`` to ``stop`` of source number ``source``."""
+
+    source: int
+    start: int
+    stop: int
+
+
+def run(config: RunConfig, *, overwrite: bool = False) -> None:
+    """Write the ``prepared`` artifact of ``config``, or say that it is there already."""
+    folder = layout(config).prepared
+    wanted = _wanted(config)
+    if artifacts.is_done(folder, wanted, overwrite=overwrite):
+        print(f"prepare: {folder} is already finished; --overwrite repeats it")
+        return
+    counts = [count_rows(source) for source in config.data.sources]
+    storage.remove(folder)  # remains of an interrupted run
+    started = time.monotonic()
+    with ray_session(cpus=config.data.num_cpus):
+        shards = _run_shards(config, folder, plan_shards(counts, config.data.num_shards))
+        duplicates = _drop_duplicates(folder, shards)
+    manifest = _manifest(folder, wanted, shards, duplicates, time.monotonic() - started)
+    artifacts.commit(folder, manifest)
+    print(f"prepare: {manifest.num_rows} examples, rejected {manifest.rejected} -> {folder}")
+
+
+def describe(config: RunConfig) -> str:
+    """What ``run`` would do, for ``--dry-run``."""
+    counts = [count_rows(source) for source in config.data.sources]
+    return (
+        f"prepare: {sum(counts)} rows of {len(counts)} sources in "
+        f"{min(config.data.num_shards, max(1, sum(counts)))} shards -> {layout(config).prepared}"
+    )
+
+
+def plan_shards(counts: list[int], num_shards: int) -> list[list[Piece]]:
+    """Cut the rows of all sources, laid end to end, into at most ``num_shards`` even shards."""
+    total = sum(counts)
+    num_shards = max(1, min(num_shards, total))
+    bounds = [total * k // num_shards for k in range(num_shards + 1)]
+    shards: list[list[Piece]] = []
+    for low, high in itertools.pairwise(bounds):
+        pieces, offset = [], 0
+        for source, count in enumerate(counts):
+            start, stop = max(low - offset, 0), min(high - offset, count)
+            if start < stop:
+                pieces.append(Piece(source, start, stop))
+            offset += count
+        shards.append(pieces)
+    return shards
+
+
+def _wanted(config: RunConfig) -> Manifest:
+    inputs = {
+        f"source_{number}": source_fingerprint(source)
+        for number, source in enumerate(config.data.sources)
+    }
+    # How training pads is no part of what is prepared.
+    data = {k: v for k, v in identity(config.data).items() if k not in ("eos_policy", "tail_max")}
+    # A file is known by its content; where it lies may change.
+    data["sources"] = [
+        dataclasses.asdict(source) | {"path": source_name(source) if source.path else ""}
+        for source in config.data.sources
+    ]
+    return Manifest(
+        stage="prepare", config={"data": data}, inputs=inputs | tokenizer_fingerprints(config.model)
+    )
+
+
+def _run_shards(config: RunConfig, folder: str, plan: list[list[Piece]]) -> list[dict[str, Any]]:
+    import ray
+
+    rows = [{"shard": number} for number in range(len(plan))]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        _ShardTask(config, folder, plan), num_cpus=config.data.num_cpus
+    )
+    return sorted(dataset.take_all(), key=lambda shard: int(shard["shard"]))
+
+
+class _ShardTask:
+    """Ray Data's map function: a row that names a shard -> the row that describes its output."""
+
+    def __init__(self, config: RunConfig, folder: str, plan: list[list[Piece]]) -> None:
+        self.config, self.folder, self.plan = config, folder, plan
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        shard = int(row["shard"])
+        return prepare_shard(self.config, self.folder, shard, self.plan[shard])
+
+
+def prepare_shard(
+    config: RunConfig, folder: str, shard: int, pieces: list[Piece]
+) -> dict[str, Any]:
+    """Write shard number ``shard``; its example ids, rejected counts and truncated count.
+
+    Pure in its arguments: the same shard always has the same bytes. Knows no Ray.
+    """
+    tokenizer = open_tokenizer(config.model)
+    accepted: list[dict[str, Any]] = []
+    refused: list[dict[str, Any]] = []
+    num_truncated = 0
+    for piece in pieces:
+        source = config.data.sources[piece.source]
+        for row in read_rows(config.data, source, shard, piece.start, piece.stop):
+            result = _encode_row(tokenizer, row, config.data)
+            if isinstance(result, Refused):
+                refused.append(_refused_row(row, result))
+            else:
+                num_truncated += result.is_truncated
+                accepted.append(_accepted_row(row, result))
+    _write(folder, shard, accepted, refused)
+    return {
+        "shard": shard,
+        "example_ids": [row["example_id"] for row in accepted],
+        "rejected": [row["reason"] for row in refused],
+        "num_truncated": num_truncated,
+    }
+
+
+def _encode_row(tokenizer: Any, row: Row, data: DataSection) -> Encoded | Refused:
+    if row.reason:
+        return Refused(row.reason, row.detail)
+    return encode(
+        tokenizer,
+        row.prompt,
+        row.response,
+        max_length=data.max_length,
+        too_long=data.too_long,
+        is_chat=row.is_chat,
+    )
+
+
+def _accepted_row(row: Row, encoded: Encoded) -> dict[str, Any]:
+    return {
+        "example_id": example_id(
+            row.prompt, row.response, row.position if row.may_repeat else None
+        ),
+        "prompt_ids": encoded.prompt_ids,
+        "response_ids": encoded.response_ids,
+        "source": row.source,
+    }
+
+
+def _refused_row(row: Row, refused: Refused) -> dict[str, Any]:
+    return {
+        "source": row.source,
+        "position": row.position,
+        "reason": refused.reason,
+        "detail": refused.detail,
+        "prompt": row.prompt,
+        "response": row.response,
+    }
+
+
+def _write(
+    folder: str, shard: int, accepted: list[dict[str, Any]], refused: list[dict[str, Any]]
+) -> None:
+    name = shard_name(shard)
+    rejected = pa.Table.from_pylist(refused, schema=REJECTED_SCHEMA)
+    storage.write_table(storage.join(folder, "rejected", name), rejected)
+    prepared = pa.Table.from_pylist(accepted, schema=PREPARED_SCHEMA)
+    storage.write_table(storage.join(folder, name), prepared)
+
+
+def _drop_duplicates(folder: str, shards: list[dict[str, Any]]) -> int:
+    """Keep the first example of each id over all shards; the number of rows dropped."""
+    seen: set[str] = set()
+    dropped = 0
+    for shard in shards:
+        ids = list(shard["example_ids"])
+        keep = [number for number, i in enumerate(ids) if not (i in seen or seen.add(i))]  # type: ignore[func-returns-value]
+        if len(keep) < len(ids):
+            _rewrite(folder, int(shard["shard"]), keep)
+            dropped += len(ids) - len(keep)
+    return dropped
+
+
+def _rewrite(folder: str, shard: int, keep: list[int]) -> None:
+    path = storage.join(folder, shard_name(shard))
+    table = storage.read_table(path)
+    extra = sorted(set(range(table.num_rows)) - set(keep))
+    refused = [
+        {
+            "source": row["source"],
+            "position": -1,
+            "reason": "duplicate",
+            "detail": f"example_id {row['example_id']} occurs earlier",
+            "prompt": "",
+            "response": "",
+        }
+        for row in table.take(extra).to_pylist()
+    ]
+    rejected_path = storage.join(folder, "rejected", shard_name(shard))
+    rejected = pa.concat_tables(
+        [storage.read_table(rejected_path), pa.Table.from_pylist(refused, schema=REJECTED_SCHEMA)]
+    )
+    storage.write_table(rejected_path, rejected)
+    storage.write_table(path, table.take(keep))
+
+
+def _manifest(
+    folder: str, wanted: Manifest, shards: list[dict[str, Any]], duplicates: int, seconds: float
+) -> Manifest:
+    files = {}
+    for shard in shards:
+        name = shard_name(int(shard["shard"]))
+        num_rows = storage.read_table(storage.join(folder, name)).num_rows
+        files[name] = artifacts.file_entry(storage.join(folder, name), num_rows=num_rows)
+        rejected = f"rejected/{name}"
+        files[rejected] = artifacts.file_entry(storage.join(folder, rejected))
+    num_rows = sum(entry.num_rows for entry in files.values())
+    reasons = Counter(reason for shard in shards for reason in shard["rejected"])
+    if duplicates:
+        reasons["duplicate"] = duplicates
+    if num_rows == 0:
+        raise DataError(
+            f"{folder}: not one example could be used, rejected {dict(reasons)}; "
+            f"see the reasons in {folder}/rejected"
+        )
+    facts = {
+        "num_truncated": int(sum(shard["num_truncated"] for shard in shards)),
+        "seconds": round(seconds, 1),
+    }
+    return dataclasses.replace(
+        wanted, files=files, num_rows=num_rows, rejected=dict(sorted(reasons.items())), facts=facts
+    )

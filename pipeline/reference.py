@@ -1,0 +1,239 @@
+"""Stage reference: predictive entropies of the frozen reference model, on Ray Data actors.
+
+Each prepared shard becomes one entropy shard with the same rows in the same order. The shard is the
+unit of resuming: it is written whole under its final name, and a stage that is started again runs
+only those that are missing.
+"""
+
+import dataclasses
+import logging
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import artifacts, storage
+from pipeline.artifacts import Manifest
+from pipeline.cluster import ray_session
+from pipeline.config import ReferenceSection, RunConfig, identity
+from pipeline.layout import layout
+from pipeline.models import open_denoiser, weights_fingerprint
+from pipeline.tokenizers import check_tokenizer, tokenizer_fingerprints
+
+logger = logging.getLogger(__name__)
+
+ENTROPY_SCHEMA = pa.schema(
+    [
+        ("example_id", pa.string()),
+        ("entropy", pa.list_(pa.float32())),
+        ("tail_entropy", pa.list_(pa.float32())),
+    ]
+)
+_RECIPE_FILE = "recipe.json"
+
+
+def run(config: RunConfig, *, overwrite: bool = False) -> None:
+    """Write the ``entropies`` artifact, the missing shards of it, or say that it is done."""
+    folders = layout(config)
+    prepared = artifacts.require(folders.prepared, "prepare", hint="run jobs/prepare.py")
+    check_tokenizer(folders.prepared, prepared, tokenizer_fingerprints(config.model))
+    artifacts.verify_files(folders.prepared, prepared)
+    wanted = wanted_manifest(config, prepared)
+    folder = folders.entropies
+    if artifacts.is_done(folder, wanted, overwrite=overwrite):
+        print(f"reference: {folder} is already finished; --overwrite repeats it")
+        return
+    missing = _start_or_continue(folder, wanted, prepared)
+    started = time.monotonic()
+    section = config.reference
+    with ray_session(
+        cpus=section.num_actors * section.num_cpus, gpus=section.num_actors * section.num_gpus
+    ):
+        num_tokens = _run_shards(config, missing)
+    seconds = time.monotonic() - started
+    artifacts.commit(folder, _manifest(folder, wanted, prepared, num_tokens, seconds))
+    print(f"reference: {prepared.num_rows} examples in {seconds:.0f} s -> {folder}")
+
+
+def describe(config: RunConfig) -> str:
+    """What ``run`` would do, for ``--dry-run``."""
+    from pipeline.train.estimate import describe_model
+
+    section = config.reference
+    passes = section.num_levels if section.estimator == "expected" else 1
+    return (
+        f"{describe_model(config)}\n"
+        f"reference: estimator {section.estimator}, {passes} forward passes an example, "
+        f"{section.num_actors} actors, {section.batch_tokens} tokens a batch "
+        f"-> {layout(config).entropies}"
+    )
+
+
+def wanted_manifest(config: RunConfig, prepared: Manifest) -> Manifest:
+    """What the reference artifact of ``config`` over ``prepared`` must say of itself."""
+    section = config.reference
+    path = section.checkpoint or config.model.path
+    settings = {k: v for k, v in identity(section).items() if k != "checkpoint"}
+    if section.estimator != "expected":
+        settings.pop("num_levels")
+    seed = {"run": {"seed": config.run.seed}} if section.estimator == "expected" else {}
+    inputs = {"prepared": prepared.content, "weights": weights_fingerprint(path)}
+    return Manifest(
+        stage="reference",
+        config={"reference": settings} | seed,
+        inputs=inputs | tokenizer_fingerprints(config.model),
+    )
+
+
+def _data_shards(manifest: Manifest) -> list[str]:
+    return [name for name in sorted(manifest.files) if "/" not in name]
+
+
+def _start_or_continue(folder: str, wanted: Manifest, prepared: Manifest) -> list[str]:
+    """Names of the shards still to be computed; remains of another recipe are removed."""
+    recipe_path = storage.join(folder, _RECIPE_FILE)
+    if storage.exists(recipe_path) and storage.read_json(recipe_path) == wanted.recipe:
+        there = set(storage.list_files(folder))
+        missing = [name for name in _data_shards(prepared) if name not in there]
+        logger.info("continuing missing=%d of=%d", len(missing), len(_data_shards(prepared)))
+        return missing
+    storage.remove(folder)
+    storage.write_json(recipe_path, wanted.recipe)
+    return _data_shards(prepared)
+
+
+def _run_shards(config: RunConfig, names: list[str]) -> int:
+    """Compute the shards on actors; the number of response tokens measured."""
+    if not names:
+        return 0
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    section = config.reference
+    size = min(section.num_actors, len(names))
+    dataset = ray.data.from_items(
+        [{"shard": name} for name in names], override_num_blocks=len(names)
+    ).map(
+        ReferenceActor,
+        fn_constructor_args=(config,),
+        compute=ActorPoolStrategy(size=size),
+        num_cpus=section.num_cpus,
+        num_gpus=section.num_gpus,
+    )
+    return int(sum(row["num_tokens"] for row in dataset.take_all()))
+
+
+class ReferenceActor:
+    """Holds one replica of the reference model; called with the name of a shard."""
+
+    def __init__(self, config: RunConfig) -> None:
+        """Load the model once, onto the GPU if the actor has one."""
+        import torch
+
+        self.config = config
+        section = config.reference
+        if section.num_gpus == 0:
+            torch.set_num_threads(max(1, int(section.num_cpus)))
+        device = "cuda" if section.num_gpus > 0 else "cpu"
+        self.denoiser = open_denoiser(section.checkpoint or config.model.path, device=device)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Compute and write one shard."""
+        folders, name = layout(self.config), str(row["shard"])
+        table = storage.read_table(storage.join(folders.prepared, name))
+        entropies = shard_entropies(self.denoiser, table, self.config)
+        storage.write_table(storage.join(folders.entropies, name), entropies)
+        num_tokens = len(entropies.column("entropy").combine_chunks().flatten())
+        return {"shard": name, "num_tokens": num_tokens}
+
+
+def shard_entropies(denoiser: Any, table: pa.Table, config: RunConfig) -> pa.Table:
+    """Entropies (nats, float32) of every response token of ``table``, and of the tail behind it.
+
+    Rows keep their order; the batches in between are formed by length within the token budget,
+    which changes speed only. Knows no Ray.
+    """
+    rows = table.to_pylist()
+    results = [(np.empty(0), np.empty(0))] * len(rows)
+    for indices in length_batches(rows, config.reference):
+        values = _batch_entropies(denoiser, [rows[i] for i in indices], config)
+        for index, value in zip(indices, values, strict=True):
+            results[index] = value
+    columns = [
+        table.column("example_id").combine_chunks(),
+        _list_array([body for body, _ in results]),
+        _list_array([tail for _, tail in results]),
+    ]
+    return pa.Table.from_arrays(columns, schema=ENTROPY_SCHEMA)
+
+
+def length_batches(rows: list[dict[str, Any]], section: ReferenceSection) -> list[list[int]]:
+    """Indices of ``rows`` in batches of similar length, each within ``batch_tokens`` padded."""
+
+    def length(index: int) -> int:
+        row = rows[index]
+        return len(row["prompt_ids"]) + len(row["response_ids"]) + section.tail
+
+    batches: list[list[int]] = []
+    for index in sorted(range(len(rows)), key=lambda i: (-length(i), i)):
+        if batches and length(batches[-1][0]) * (len(batches[-1]) + 1) <= section.batch_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def _batch_entropies(
+    denoiser: Any, rows: list[dict[str, Any]], config: RunConfig
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Entropies of each row's response and of its tail."""
+    from weft.batch import Example, reference_batch, split_entropies
+    from weft.entropy import reference_entropies
+    from weft.noise import example_generator
+
+    section = config.reference
+    examples = [Example(r["example_id"], r["prompt_ids"], r["response_ids"]) for r in rows]
+    batch = reference_batch(
+        examples,
+        tail=section.tail,
+        max_length=config.data.max_length + section.tail,
+        eos_token_id=denoiser.eos_token_id,
+    ).to(next(denoiser.parameters()).device)
+    entropy = reference_entropies(
+        denoiser,
+        batch.input_ids,
+        batch.attention_mask if batch.is_padded else None,
+        batch.is_maskable,
+        estimator=section.estimator,
+        num_levels=section.num_levels,
+        generators=[
+            example_generator(config.run.seed, 0, example.example_id, "reference")
+            for example in examples
+        ]
+        if section.estimator == "expected"
+        else (),
+        chunk_size=section.chunk_rows,
+    )
+    return [(b.cpu().numpy(), t.cpu().numpy()) for b, t in split_entropies(entropy, batch)]
+
+
+def _list_array(values: list[np.ndarray]) -> pa.Array:
+    offsets = np.cumsum([0, *(len(v) for v in values)], dtype=np.int32)
+    flat = np.concatenate(values).astype(np.float32) if values else np.empty(0, np.float32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
+
+
+def _manifest(
+    folder: str, wanted: Manifest, prepared: Manifest, num_tokens: int, seconds: float
+) -> Manifest:
+    names = _data_shards(prepared)
+    files = {
+        name: artifacts.file_entry(
+            storage.join(folder, name), num_rows=prepared.files[name].num_rows
+        )
+        for name in names
+    }
+    facts = {"seconds": round(seconds, 1), "num_tokens_this_run": num_tokens}
+    files[_RECIPE_FILE] = artifacts.file_entry(storage.join(folder, _RECIPE_FILE))
+    return dataclasses.replace(wanted, files=files, num_rows=prepared.num_rows, facts=facts)

@@ -1,0 +1,145 @@
+"""Stage report: everything in the run's folder -> one HTML page without scripts or other files.
+
+A report is derived from what is there: when its inputs have changed it is simply made anew.
+"""
+
+import dataclasses
+import logging
+from typing import Any
+
+import jinja2
+
+from pipeline import artifacts, paint, report_views, storage, token_views
+from pipeline.artifacts import Manifest
+from pipeline.config import RunConfig
+from pipeline.config_file import format_config
+from pipeline.errors import ArtifactError
+from pipeline.layout import layout
+from pipeline.report_data import RunData, open_reader, read_entropies, read_run
+from pipeline.tables import METRIC_COLUMNS, text_table
+
+logger = logging.getLogger(__name__)
+
+PAGE = "index.html"
+_TEMPLATE = "report.html.j2"
+_LAYOUT_VERSION = 1
+"""Raised when the page shows something else of the same inputs, so that old pages are rebuilt."""
+
+
+def run(config: RunConfig, *, overwrite: bool = False) -> None:
+    """Write ``report/index.html`` unless it is up to date; print the table and the page's path.
+
+    Raises ArtifactError when there is nothing to report, or when an artifact is damaged.
+    """
+    data = read_run(config)
+    _require_something(data)
+    folder = layout(config).report
+    wanted = _wanted(config, data)
+    reason = "--overwrite was given" if overwrite else _why_rebuild(folder, wanted)
+    if reason:
+        logger.info("report is made, because %s", reason)
+        _write(folder, wanted, render(config, data))
+    else:
+        print(f"report: {folder} is already finished; --overwrite repeats it")
+    if data.evaluations:
+        print(text_table(METRIC_COLUMNS, report_views.table_rows(data.evaluations)))
+    else:
+        print("report: no evaluation yet; run jobs/evaluate.py")
+    print(storage.join(folder, PAGE))
+
+
+def describe(config: RunConfig) -> str:
+    """What ``run`` would do, for ``--dry-run``."""
+    names = list(read_run(config).manifests())
+    found = ", ".join(names) or "nothing yet"
+    return f"report: from {found} -> {storage.join(layout(config).report, PAGE)}"
+
+
+def _require_something(data: RunData) -> None:
+    if data.manifests():
+        return
+    unfinished = f" (unfinished: {', '.join(data.unfinished)})" if data.unfinished else ""
+    raise ArtifactError(
+        f"{data.root}: wanted at least one finished artifact of a run, got none{unfinished}; run "
+        f"jobs/prepare.py, reference.py, train.py and evaluate.py first, or correct run.output_dir"
+    )
+
+
+def _wanted(config: RunConfig, data: RunData) -> Manifest:
+    inputs = {name: manifest.content for name, manifest in data.manifests().items()}
+    inputs |= {"facts": artifacts.fingerprint([m.facts for m in data.manifests().values()])}
+    inputs |= {"unfinished": ", ".join(data.unfinished)}
+    inputs |= {"template": artifacts.fingerprint(_template_source())}
+    # The page shows the whole configuration, so that any change of it changes the page.
+    settings = dataclasses.asdict(config) | {"layout_version": _LAYOUT_VERSION}
+    return Manifest(stage="report", config=settings, inputs=inputs)
+
+
+def _why_rebuild(folder: str, wanted: Manifest) -> str:
+    """Why the page must be made, in words; empty when it is up to date."""
+    found = artifacts.read_manifest(folder)
+    if found is None:
+        return "there is none yet"
+    names = sorted({*found.inputs, *wanted.inputs})
+    changed = [n for n in names if found.inputs.get(n) != wanted.inputs.get(n)]
+    if changed:
+        return f"its inputs changed: {', '.join(changed)}"
+    if found.recipe != wanted.recipe:
+        return "the configuration changed"
+    try:
+        artifacts.verify_files(folder, found)
+    except ArtifactError as error:
+        return str(error)
+    return ""
+
+
+def _write(folder: str, wanted: Manifest, page: str) -> None:
+    storage.remove(storage.join(folder, artifacts.MANIFEST))
+    path = storage.join(folder, PAGE)
+    storage.write_bytes(path, page.encode("utf-8", "replace"))
+    artifacts.commit(folder, dataclasses.replace(wanted, files={PAGE: artifacts.file_entry(path)}))
+
+
+def render(config: RunConfig, data: RunData) -> str:
+    """The page as text; the same bytes for the same ``config`` and ``data``."""
+    reader = open_reader(config.model)
+    sample = read_entropies(config, data)
+    views: dict[str, Any] = {
+        "name": config.run.name,
+        "palette": paint.palette_css(),
+        "order_legend": paint.order_legend(),
+        "baseline": config.report.baseline,
+        "results": report_views.results(data) if data.evaluations else None,
+        "comparison_columns": report_views.COMPARISON_COLUMNS,
+        "comparisons": report_views.comparisons(data.evaluations, config.report.baseline),
+        "learning": report_views.learning(data),
+        "entropies": None,
+        "no_entropies": sample,
+        "generations": [
+            token_views.generations(e, config.report, reader.for_artifact(e.manifest))
+            for e in data.evaluations
+        ],
+        "unfinished": data.unfinished,
+        "provenance": report_views.provenance(data),
+        "config": format_config(config),
+    }
+    if not isinstance(sample, str) and data.prepared is not None:
+        own_reader = reader.for_artifact(data.prepared)
+        views["entropies"] = token_views.entropies(sample, config, own_reader)
+    return _environment().get_template(_TEMPLATE).render(views)
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("pipeline", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _template_source() -> str:
+    environment = _environment()
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, _TEMPLATE)[0]

@@ -1,0 +1,202 @@
+"""The parts of the report as plain values for its template: tables of strings, and figures."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline import figures
+from pipeline.comparisons import Comparison, compare_all, decoder_settings
+from pipeline.report_data import Evaluation, RunData
+from pipeline.tables import METRIC_COLUMNS, metric_rows
+
+# Measures that have a column of their own; a task's others are listed in one.
+_STANDARD_METRICS = frozenset(
+    ("num_items", "accuracy", "interval", "headline", "d1_accuracy", "nfe", "seconds")
+)
+RESULT_COLUMNS = (
+    *METRIC_COLUMNS,
+    "d1's verdict",
+    "further measures",
+    "gamma",
+    "normaliser",
+    "EOS policy",
+    "seed",
+)
+
+
+def table_rows(evaluations: list[Evaluation]) -> list[tuple[str, ...]]:
+    """The rows of METRIC_COLUMNS of all evaluations, task by task."""
+    rows = [row for evaluation in evaluations for row in metric_rows(evaluation.metrics)]
+    return sorted(rows, key=lambda row: row[0])
+
+
+def colours(run: RunData) -> dict[str, str]:
+    """The colour of each checkpoint that was trained or evaluated."""
+    evaluated = [_checkpoint(evaluation) for evaluation in run.evaluations]
+    return figures.assign_colours([*evaluated, *(c.name for c in run.checkpoints)])
+
+
+def _checkpoint(evaluation: Evaluation) -> str:
+    return str(evaluation.metrics["checkpoint"].get("path", evaluation.name))
+
+
+def results(run: RunData) -> dict[str, Any]:
+    """The result table with the training settings in every row, its figure, and the decoders."""
+    evaluations = run.evaluations
+    rows = [row for evaluation in evaluations for row in _result_rows(evaluation)]
+    decoders: dict[str, list[str]] = {}
+    for evaluation in evaluations:
+        settings = ", ".join(f"{k} {v}" for k, v in decoder_settings(evaluation).items())
+        decoders.setdefault(settings, []).append(evaluation.name)
+    return {
+        "columns": RESULT_COLUMNS,
+        "rows": sorted(rows, key=lambda row: row[0]),
+        "figure": figures.accuracy_bars(_bars(evaluations), colours(run)),
+        "decoders": [(settings, ", ".join(names)) for settings, names in decoders.items()],
+        "headlines": sorted(_headlines(evaluations)),
+    }
+
+
+def _result_rows(evaluation: Evaluation) -> Iterator[tuple[str, ...]]:
+    metrics = evaluation.metrics
+    trained = metrics["checkpoint"]
+    settings = (
+        _setting(trained, "rates", "gamma"),
+        _setting(trained, "objective", "normalizer"),
+        _setting(trained, "eos_policy"),
+        _setting(trained, "seed"),
+    )
+    for row, values in zip(metric_rows(metrics), metrics["tasks"].values(), strict=True):
+        d1 = f"{100 * values['d1_accuracy']:.1f} %" if "d1_accuracy" in values else "-"
+        further = {k: v for k, v in values.items() if k not in _STANDARD_METRICS}
+        yield (*row, d1, ", ".join(_measures(further)) or "-", *settings)
+
+
+def _setting(values: Any, *path: str) -> str:
+    for name in path:
+        values = values.get(name) if isinstance(values, dict) else None
+    return "not trained here" if values is None else str(values)
+
+
+def _measures(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """A task's own measures as text: shares in per cent, pairs as ranges, the rest as it is."""
+    for name, value in values.items():
+        label = f"{prefix}{name}".replace("_", " ")
+        if isinstance(value, dict):
+            yield from _measures(value, f"{label} ")
+        elif isinstance(value, list):
+            yield f"{label} {' - '.join(map(_measure, value))}"
+        else:
+            yield f"{label} {_measure(value)}"
+
+
+def _measure(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{100 * value:.1f} %" if 0 <= value <= 1 else f"{value:.4g}"
+
+
+def _headlines(evaluations: list[Evaluation]) -> set[tuple[str, str]]:
+    tasks = [item for e in evaluations for item in e.metrics["tasks"].items()]
+    return {(task, str(values["headline"])) for task, values in tasks if values.get("headline")}
+
+
+def _bars(evaluations: list[Evaluation]) -> dict[str, list[figures.Bar]]:
+    tasks = sorted({task for e in evaluations for task in e.metrics["tasks"]})
+    return {
+        task: [
+            figures.Bar(e.name, _checkpoint(e), found["accuracy"], *found["interval"])
+            for e in evaluations
+            if (found := e.metrics["tasks"].get(task))
+        ]
+        for task in tasks
+    }
+
+
+COMPARISON_COLUMNS = (
+    "task",
+    "method",
+    "baseline",
+    "n",
+    "difference",
+    "95 % interval",
+    "p",
+    "only it right",
+    "only baseline right",
+    "verdict",
+)
+
+
+def comparisons(evaluations: list[Evaluation], baseline: str) -> list[tuple[str, ...]]:
+    """Rows of COMPARISON_COLUMNS."""
+    return [_comparison_row(found) for found in compare_all(evaluations, baseline)]
+
+
+def _comparison_row(found: Comparison) -> tuple[str, ...]:
+    names, result = (found.task, found.method, found.baseline), found.result
+    if result is None:
+        return (*names, *"------", found.verdict)
+    low, high = 100 * result.interval.low, 100 * result.interval.high
+    return (
+        *names,
+        str(result.num_items),
+        f"{100 * result.difference:+.1f} points",
+        f"{low:+.1f} to {high:+.1f}",
+        f"{result.p_value:.3g}",
+        str(result.only_first),
+        str(result.only_second),
+        found.verdict,
+    )
+
+
+FINAL_METRICS = (
+    "step",
+    "epoch",
+    "loss",
+    "nll",
+    "mask_fraction",
+    "clamp_rate",
+    "grad_norm",
+    "tokens_per_second",
+)
+
+
+def learning(run: RunData) -> dict[str, Any] | None:
+    """The learning curves of all checkpoints; None where nothing was logged."""
+    histories = {c.name: c.history for c in run.checkpoints if c.history}
+    if not histories:
+        return None
+    return {
+        "curves": figures.learning_curves(histories, colours(run)),
+        "noise_levels": figures.noise_level_losses(histories, colours(run)),
+        "final": [
+            (name, *(f"{history[-1].get(k, float('nan')):.4g}" for k in FINAL_METRICS))
+            for name, history in histories.items()
+        ],
+        "columns": ("checkpoint", *(name.replace("_", " ") for name in FINAL_METRICS)),
+    }
+
+
+PROVENANCE_COLUMNS = ("artifact", "stage", "recipe", "content", "rows", "rejected", "seconds")
+
+
+def provenance(run: RunData) -> dict[str, Any]:
+    """Fingerprints, counts, times and settings of every artifact."""
+    manifests = run.manifests()
+    rows = [
+        (
+            name,
+            manifest.stage,
+            manifest.recipe,
+            manifest.content,
+            str(manifest.num_rows),
+            ", ".join(f"{reason} {count}" for reason, count in manifest.rejected.items()) or "-",
+            str(manifest.facts.get("seconds", "-")),
+        )
+        for name, manifest in manifests.items()
+    ]
+    details = [
+        (name, json.dumps({"config": m.config, "inputs": m.inputs, "facts": m.facts}, indent=2))
+        for name, m in manifests.items()
+    ]
+    return {"columns": PROVENANCE_COLUMNS, "rows": rows, "details": details}

@@ -1,0 +1,157 @@
+"""The rows of each kind of source: what a source holds, and any slice of it on its own.
+
+A slice is read without reading what comes before it in any other slice, so that shards can be
+made in any order and on any node.
+"""
+
+import gzip
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from pipeline import storage
+from pipeline.config import DataSection, SourceSection
+from pipeline.errors import ArtifactError, DataError
+
+# Generated sources draw slice s from indices s * _SLICE_STRIDE onward: slices never overlap.
+_SLICE_STRIDE = 1 << 32
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a source: the text, or the reason why it is refused. ``position`` is the line
+    number in a file (from 1), or the index of a generated problem."""
+
+    source: str
+    position: int
+    prompt: str = ""
+    response: str = ""
+    is_chat: bool = True
+    may_repeat: bool = False
+    reason: str = ""
+    detail: str = ""
+
+
+def source_name(source: SourceSection) -> str:
+    """The value of the column ``source`` in the prepared rows."""
+    if source.kind == "jsonl":
+        return PurePosixPath(source.path).name
+    return source.task if source.kind == "task" else "pretraining"
+
+
+def count_rows(source: SourceSection) -> int:
+    """Rows of the source; DataError when its file is missing, unreadable or empty."""
+    if source.kind != "jsonl":
+        return source.count
+    num_lines = sum(1 for _ in _lines(source.path))
+    if num_lines == 0:
+        raise DataError(f"{source.path}: wanted at least one line of JSON, got an empty file")
+    return num_lines
+
+
+def source_fingerprint(source: SourceSection) -> str:
+    """Checksum of a file's bytes; generated sources are known by their configuration alone."""
+    if source.kind != "jsonl":
+        return "generated"
+    try:
+        return storage.sha256(source.path)
+    except OSError as error:
+        raise DataError(_unreadable(source.path, error)) from error
+
+
+def read_rows(
+    data: DataSection, source: SourceSection, slice_index: int, start: int, stop: int
+) -> Iterator[Row]:
+    """Rows ``start`` to ``stop`` (exclusive) of ``source``, refused ones included.
+
+    Generated sources yield ``stop - start`` usable rows, and beside them the problems they left
+    out because they belong to an evaluation set.
+    """
+    if source.kind == "jsonl":
+        yield from _read_jsonl(source, start, stop)
+    elif source.kind == "pretraining":
+        yield from _pretraining(data.seed, source, start, stop)
+    else:
+        yield from _problems(data, source, slice_index, stop - start)
+
+
+def _pretraining(seed: int, source: SourceSection, start: int, stop: int) -> Iterator[Row]:
+    from weft.tasks.pretraining import pretraining_document
+
+    for index in range(start, stop):
+        document = pretraining_document(seed=seed, index=index)
+        yield Row(
+            source_name(source),
+            index,
+            document.given,
+            document.text,
+            is_chat=False,
+            may_repeat=True,
+        )
+
+
+def _problems(
+    data: DataSection, source: SourceSection, slice_index: int, count: int
+) -> Iterator[Row]:
+    from weft.tasks import get_task
+    from weft.tasks.fingerprints import is_benchmark_item, is_held_out
+
+    task = get_task(source.task)
+    index, found = slice_index * _SLICE_STRIDE, 0
+    while found < count:
+        problem = task.generate(seed=data.seed, index=index)
+        prompt = task.prompt(problem, data.prompt_style).text
+        if is_benchmark_item(problem):
+            yield Row(task.name, index, prompt, reason="benchmark_item", detail=problem.item_id)
+        elif is_held_out(problem):
+            yield Row(task.name, index, prompt, reason="held_out_item", detail=problem.item_id)
+        else:
+            found += 1
+            yield Row(task.name, index, prompt, task.response(problem))
+        index += 1
+
+
+def _read_jsonl(source: SourceSection, start: int, stop: int) -> Iterator[Row]:
+    for number, line in enumerate(_lines(source.path)):
+        if number >= stop:
+            return
+        if number >= start:
+            yield _parse(source, number + 1, line)
+
+
+def _parse(source: SourceSection, number: int, line: str) -> Row:
+    def refuse(reason: str, detail: str) -> Row:
+        return Row(source_name(source), number, reason=reason, detail=detail)
+
+    try:
+        values = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        return refuse("malformed_json", f"{error}: {line[:200]!r}")
+    if not isinstance(values, dict):
+        return refuse("malformed_row", f"wanted a JSON object, got {type(values).__name__}")
+    prompt = values.get(source.prompt_column) if source.prompt_column else ""
+    response = values.get(source.response_column)
+    for column, value in ((source.prompt_column, prompt), (source.response_column, response)):
+        if not isinstance(value, str):
+            got = "nothing" if value is None else type(value).__name__
+            return refuse("malformed_row", f"column {column!r}: wanted a string, got {got}")
+    return Row(source_name(source), number, prompt=str(prompt), response=str(response))
+
+
+def _lines(path: str) -> Iterator[str]:
+    """Text lines of ``path``; bytes that are no UTF-8 become U+FFFD and fail as JSON or stay."""
+    try:
+        content: Any = storage.open_binary(path)
+        with content as raw:
+            unpacked = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
+            yield from io.TextIOWrapper(unpacked, encoding="utf-8", errors="replace")
+    except (OSError, EOFError, ArtifactError) as error:
+        raise DataError(_unreadable(path, error)) from error
+
+
+def _unreadable(path: str, error: BaseException) -> str:
+    reason = getattr(error, "strerror", None) or str(error)
+    return f"{path}: the source cannot be read ({reason}); check the path in [[data.sources]]"

@@ -1,0 +1,152 @@
+"""Files in local or remote folders (any fsspec address), each written whole or not at all."""
+
+import hashlib
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_CHUNK_BYTES = 1 << 20
+
+
+def resolve(path: str) -> str:
+    """``path`` made absolute, so that it means the same in every worker.
+
+    A job submitted to a cluster runs in an unpacked copy of its folder that is deleted later;
+    there a relative path is taken from ``$WEFT_HOME``, by default ``~/weft``.
+    """
+    if "://" in path:
+        return path.rstrip("/")
+    local = Path(path).expanduser()
+    if local.is_absolute():
+        return str(local)
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return str(Path(os.environ.get("WEFT_HOME", "~/weft")).expanduser() / local)
+    return str(local.absolute())
+
+
+def join(*parts: str) -> str:
+    """The parts joined by slashes, as both local paths and object stores read them."""
+    return "/".join([parts[0].rstrip("/"), *(part.strip("/") for part in parts[1:])])
+
+
+def is_local(path: str) -> bool:
+    """Whether ``path`` lies on a file system that this machine mounts."""
+    return "://" not in path
+
+
+def _open_fs(path: str) -> tuple[Any, str]:
+    import fsspec  # not at the top: --help must answer at once
+
+    fs, inner = fsspec.core.url_to_fs(path)
+    return fs, inner
+
+
+def exists(path: str) -> bool:
+    """Whether a file or folder is at ``path``."""
+    fs, inner = _open_fs(path)
+    return bool(fs.exists(inner))
+
+
+def list_files(folder: str) -> list[str]:
+    """Names of the entries directly in ``folder``, sorted; empty when there is no such folder."""
+    fs, inner = _open_fs(folder)
+    if not fs.exists(inner):
+        return []
+    names = (entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(inner, detail=False))
+    return sorted(names)
+
+
+def remove(path: str) -> None:
+    """Delete the file or folder at ``path``, if there is one."""
+    fs, inner = _open_fs(path)
+    if fs.exists(inner):
+        fs.rm(inner, recursive=True)
+
+
+def read_bytes(path: str) -> bytes:
+    """The content of the file at ``path``; ArtifactError when it cannot be read."""
+    fs, inner = _open_fs(path)
+    try:
+        return bytes(fs.cat_file(inner))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: cannot be read: {error}") from error
+
+
+def open_binary(path: str) -> Any:
+    """The file at ``path`` opened for reading bytes, for streaming; a context manager."""
+    fs, inner = _open_fs(path)
+    return fs.open(inner, "rb")
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Write ``content`` to ``path`` so that a reader sees all of it or nothing.
+
+    Locally through a temporary name and a rename; an object store's put is atomic by itself.
+    """
+    fs, inner = _open_fs(path)
+    if not is_local(path):
+        fs.pipe_file(inner, content)
+        return
+    Path(inner).parent.mkdir(parents=True, exist_ok=True)
+    temporary = f"{inner}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        with Path(temporary).open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(inner)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise ArtifactError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write ``value`` as indented JSON with sorted keys, whole or not at all."""
+    write_bytes(path, json.dumps(value, indent=2, sort_keys=True).encode() + b"\n")
+
+
+def read_json(path: str) -> Any:
+    """The JSON value at ``path``; ArtifactError when it is missing or not JSON."""
+    try:
+        return json.loads(read_bytes(path))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path}: not valid JSON: {error}") from error
+
+
+def write_table(path: str, table: "pa.Table") -> None:
+    """Write ``table`` as Parquet, whole or not at all; equal tables give equal bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_bytes(path, sink.getvalue().to_pybytes())
+
+
+def read_table(path: str) -> "pa.Table":
+    """The Parquet table at ``path``; ArtifactError when it is missing, truncated or damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(pa.BufferReader(read_bytes(path)))
+    except pa.ArrowInvalid as error:
+        raise ArtifactError(
+            f"{path}: not a whole Parquet file ({error}); repeat its stage with --overwrite"
+        ) from error
+
+
+def sha256(path: str) -> str:
+    """Hexadecimal SHA-256 of the file at ``path``, read in chunks."""
+    digest = hashlib.sha256()
+    with open_binary(path) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

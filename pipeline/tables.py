@@ -1,0 +1,33 @@
+"""Result tables as text."""
+
+from collections.abc import Sequence
+from typing import Any
+
+METRIC_COLUMNS = ("task", "method", "n", "accuracy", "95 % interval", "NFE", "seconds")
+
+
+def metric_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row a task of an evaluation's ``metrics.json``; ``seconds`` are per item."""
+    rows: list[tuple[str, ...]] = []
+    for task, values in metrics["tasks"].items():
+        low, high = values["interval"]
+        rows.append(
+            (
+                task,
+                metrics["name"],
+                str(values["num_items"]),
+                f"{100 * values['accuracy']:.1f} %",
+                f"{100 * low:.1f} - {100 * high:.1f} %",
+                f"{values['nfe']:.0f}",
+                f"{values['seconds'] / values['num_items']:.3f}",
+            )
+        )
+    return rows
+
+
+def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned with spaces, a header and a rule."""
+    widths = [max(len(row[k]) for row in [columns, *rows]) for k in range(len(columns))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    header = "  ".join(name.ljust(w) for name, w in zip(columns, widths, strict=True))
+    return "\n".join([header, "  ".join("-" * w for w in widths), *lines])

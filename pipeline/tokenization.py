@@ -1,0 +1,101 @@
+"""From a prompt and a response in text to token ids, with an exact boundary between the two."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of one example; the response ends with EOS unless it was cut."""
+
+    prompt_ids: list[int]
+    response_ids: list[int]
+    is_truncated: bool = False
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why a row is kept out: a short ``reason`` to count by, and the ``detail`` of this row."""
+
+    reason: str
+    detail: str
+
+
+def example_id(prompt: str, response: str, place: int | None = None) -> str:
+    """Stable identity of an example: 16 hexadecimal digits of the SHA-256 of its text.
+
+    ``place`` tells repeated texts of a corpus apart, where repetition is meant.
+    """
+    text = json.dumps([prompt, response, *([] if place is None else [place])], ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def prompt_ids(tokenizer: Any, prompt: str, prefill: str = "") -> list[int]:
+    """Ids of one user turn through the chat template, up to where the response begins."""
+    turn = [{"role": "user", "content": prompt}]
+    header = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+    return _ids(tokenizer, header + prefill)
+
+
+def encode(
+    tokenizer: Any,
+    prompt: str,
+    response: str,
+    *,
+    max_length: int,
+    too_long: str,
+    is_chat: bool = True,
+) -> Encoded | Refused:
+    """Ids of the example, or why it cannot be used.
+
+    With ``is_chat`` the two are turns of the chat template; else one plain text that goes on where
+    the prompt ends. An empty prompt is always plain text, as in pre-training.
+
+    The prompt's ids must be an exact prefix of the ids of the whole conversation: a boundary inside
+    a token would train the model on a sequence that decoding never starts from. ``too_long`` says
+    what happens over ``max_length`` tokens: "reject", or "truncate" the end of the response.
+    """
+    if not response:
+        return Refused("empty_response", "the response is an empty string")
+    is_chat = is_chat and bool(prompt)
+    head = prompt_ids(tokenizer, prompt) if is_chat else _ids(tokenizer, prompt)
+    whole = _ids(tokenizer, _conversation(tokenizer, prompt, response, is_chat))
+    if whole[: len(head)] != head:
+        return Refused(
+            "prompt_is_no_prefix", "the prompt's tokens are not a prefix of the conversation's"
+        )
+    body = _close(whole[len(head) :], tokenizer.eos_token_id)
+    if tokenizer.mask_token_id in body:
+        return Refused("mask_token_in_text", "the response contains the mask token")
+    return _fit(head, body, max_length, too_long)
+
+
+def _conversation(tokenizer: Any, prompt: str, response: str, is_chat: bool) -> str:
+    if not is_chat:
+        return prompt + response
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+    return str(tokenizer.apply_chat_template(turns, tokenize=False))
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+
+def _close(body: list[int], eos_token_id: int) -> list[int]:
+    """``body`` with exactly one EOS at its end; the template's own end-of-turn token stays."""
+    while body and body[-1] == eos_token_id:
+        body = body[:-1]
+    return [*body, eos_token_id]
+
+
+def _fit(head: list[int], body: list[int], max_length: int, too_long: str) -> Encoded | Refused:
+    length = len(head) + len(body)
+    if length <= max_length:
+        return Encoded(head, body)
+    room = max_length - len(head)
+    if too_long == "reject" or room < 1:
+        return Refused("too_long", f"{length} tokens, data.max_length is {max_length}")
+    # The end of a response that was cut is not its end: no EOS is added.
+    return Encoded(head, body[:room], is_truncated=True)

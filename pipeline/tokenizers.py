@@ -1,0 +1,61 @@
+"""The tokenizer of the configured model, and what identifies it."""
+
+import functools
+import hashlib
+from typing import Any
+
+from pipeline.artifacts import Manifest
+from pipeline.config import ModelSection
+from pipeline.errors import ArtifactError, CheckpointError
+
+
+def open_tokenizer(model: ModelSection) -> Any:
+    """The tokenizer of ``model.path``; CheckpointError when it has none or lacks a mask token."""
+    return open_tokenizer_at(model.path)
+
+
+@functools.lru_cache(maxsize=4)
+def open_tokenizer_at(path: str) -> Any:
+    """The tokenizer beside the checkpoint at ``path``, with the same demands."""
+    from weft.models import load_tokenizer
+
+    try:
+        tokenizer = load_tokenizer(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: its tokenizer cannot be read: {error}") from error
+    for name in ("mask_token_id", "eos_token_id"):
+        if getattr(tokenizer, name, None) is None:
+            raise CheckpointError(
+                f"{path}: wanted a tokenizer with a {name}, got none; add it to "
+                f"tokenizer_config.json"
+            )
+    return tokenizer
+
+
+def tokenizer_fingerprints(model: ModelSection) -> dict[str, str]:
+    """Fingerprints of the vocabulary with its merges, and of the chat template."""
+    return tokenizer_fingerprints_at(model.path)
+
+
+def tokenizer_fingerprints_at(path: str) -> dict[str, str]:
+    """The same for the checkpoint at ``path``."""
+    tokenizer = open_tokenizer_at(path)
+    state = tokenizer.backend_tokenizer.to_str()
+    template = tokenizer.chat_template or ""
+    return {"tokenizer": _short(str(state)), "chat_template": _short(str(template))}
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_tokenizer(folder: str, manifest: Manifest, wanted: dict[str, str]) -> None:
+    """Raise ArtifactError when ``manifest`` was made with another tokenizer or chat template."""
+    for name, value in wanted.items():
+        found = manifest.inputs.get(name)
+        if found != value:
+            raise ArtifactError(
+                f"{folder}: made with {name.replace('_', ' ')} {found}, but model.path has "
+                f"{value}; "
+                f"run jobs/{manifest.stage}.py again with this configuration"
+            )

@@ -1,0 +1,110 @@
+"""Random access to the prepared examples and their reference entropies."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import storage
+from pipeline.artifacts import Manifest
+from pipeline.errors import ArtifactError
+from weft.batch import Example
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The examples of a run, memory-mapped; ``table`` is a Hugging Face data set."""
+
+    table: Any
+    example_ids: Sequence[str]
+    lengths: np.ndarray
+    """Tokens of prompt and response, [N] int64."""
+    has_entropies: bool
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.example_ids)
+
+    def dataset_beta_ref(self, gamma: float) -> float:
+        """Mean of ``entropy ** gamma`` over all response tokens, the scope ``dataset``."""
+        total, count = 0.0, 0
+        for chunk in self.table.data.column("entropy").chunks:
+            values = chunk.flatten().to_numpy().astype(np.float64)
+            total += float(np.sum(values**gamma))
+            count += len(values)
+        return total / count
+
+    def example(self, index: int) -> Example:
+        """Example number ``index``."""
+        row = self.table[index]
+        return Example(
+            example_id=row["example_id"],
+            prompt_ids=row["prompt_ids"],
+            response_ids=row["response_ids"],
+            entropy=row.get("entropy"),
+            tail_entropy=row.get("tail_entropy"),
+        )
+
+
+def load_training_data(
+    prepared: str, manifest: Manifest, entropies: str | None, entropy_manifest: Manifest | None
+) -> TrainingData:
+    """Map the shards of both artifacts side by side.
+
+    Raises ArtifactError when a row's entropies are not those of the example beside it.
+    """
+    table = _map_shards(prepared, manifest)
+    if entropies is not None and entropy_manifest is not None:
+        table = _join(table, _map_shards(entropies, entropy_manifest), entropies)
+    prompts = _list_lengths(table, "prompt_ids")
+    responses = _list_lengths(table, "response_ids")
+    if entropies is not None:
+        _check_lengths(entropies, responses, _list_lengths(table, "entropy"))
+    return TrainingData(
+        table=table,
+        example_ids=table.data.column("example_id").to_pylist(),
+        lengths=prompts + responses,
+        has_entropies=entropies is not None,
+    )
+
+
+def _map_shards(folder: str, manifest: Manifest) -> Any:
+    import datasets
+
+    names = [
+        name for name in sorted(manifest.files) if "/" not in name and manifest.files[name].num_rows
+    ]
+    cache = Path(tempfile.gettempdir()) / f"weft-cache-{manifest.content}"
+    datasets.disable_progress_bars()
+    return datasets.Dataset.from_parquet(
+        [storage.join(folder, name) for name in names], cache_dir=str(cache)
+    )
+
+
+def _join(table: Any, other: Any, folder: str) -> Any:
+    import datasets
+
+    if table.data.column("example_id").to_pylist() != other.data.column("example_id").to_pylist():
+        raise ArtifactError(
+            f"{folder}: its rows are not those of the prepared data; "
+            f"run jobs/reference.py --overwrite"
+        )
+    return datasets.concatenate_datasets([table, other.remove_columns("example_id")], axis=1)
+
+
+def _list_lengths(table: Any, column: str) -> np.ndarray:
+    chunks = [chunk.value_lengths().to_numpy() for chunk in table.data.column(column).chunks]
+    return np.concatenate(chunks).astype(np.int64)
+
+
+def _check_lengths(folder: str, wanted: np.ndarray, got: np.ndarray) -> None:
+    wrong = np.flatnonzero(wanted != got)
+    if wrong.size:
+        row = int(wrong[0])
+        raise ArtifactError(
+            f"{folder}: row {row}: wanted {wanted[row]} entropies (one per response token), "
+            f"got {got[row]}; run jobs/reference.py --overwrite"
+        )

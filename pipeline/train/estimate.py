@@ -1,0 +1,102 @@
+"""What a stage will need, estimated before anything starts: parameters, steps, memory."""
+
+from dataclasses import dataclass
+
+from pipeline import artifacts
+from pipeline.config import RunConfig
+from pipeline.errors import CheckpointError
+from pipeline.layout import layout
+from pipeline.sources import count_rows
+from pipeline.train.plan import total_steps
+
+_FLOAT32, _BFLOAT16 = 4, 2
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What the estimates need to know of a denoiser."""
+
+    num_parameters: int
+    width: int
+    num_layers: int
+    mlp_width: int
+    vocab_size: int
+
+
+def model_size(path: str) -> ModelSize:
+    """Sizes of the denoiser at ``path``, built on the meta device: nothing is loaded."""
+    from weft.models import meta_denoiser
+
+    try:
+        denoiser = meta_denoiser(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    config = denoiser.config
+    return ModelSize(
+        num_parameters=sum(p.numel() for p in denoiser.parameters()),
+        width=config.d_model,
+        num_layers=config.n_layers,
+        mlp_width=config.mlp_hidden_size,
+        vocab_size=denoiser.vocab_size,
+    )
+
+
+def describe_model(config: RunConfig, path: str = "") -> str:
+    """Parameters and weight memory of a model that only infers."""
+    size = model_size(path or config.model.path)
+    weights = size.num_parameters * _FLOAT32
+    return f"model: {size.num_parameters:,} parameters, {_mib(weights)} of float32 weights"
+
+
+def describe_training(config: RunConfig) -> str:
+    """Steps and memory of one worker, part by part."""
+    size = model_size(config.model.path)
+    num_examples, origin = _num_examples(config)
+    train = config.train
+    per_epoch = -(-num_examples // train.batch_size)
+    steps = total_steps(per_epoch, train.epochs, train.max_steps)
+    parts = training_bytes(size, config)
+    lines = [
+        f"train: {num_examples} examples ({origin}), {per_epoch} steps an epoch, {steps} steps",
+        f"memory of one worker ({size.num_parameters:,} parameters), estimated:",
+        *(f"  {name:<12} {_mib(value)}" for name, value in parts.items()),
+        f"  {'total':<12} {_mib(sum(parts.values()))}",
+    ]
+    return "\n".join(lines)
+
+
+def training_bytes(size: ModelSize, config: RunConfig) -> dict[str, int]:
+    """Bytes of weights, gradients, optimizer, activations and head in one training step.
+
+    Activations count what a block of RMSNorm, attention and SwiGLU keeps for its backward pass:
+    about 10 values of the model's width and 4 of the MLP's for every token; with gradient
+    checkpointing one width a block, and one block in full.
+    """
+    train = config.train
+    tokens = train.micro_batch_tokens
+    item = _BFLOAT16 if train.precision == "bfloat16" else _FLOAT32
+    per_block = tokens * (10 * size.width + 4 * size.mlp_width) * item
+    blocks = size.num_layers * per_block
+    if train.gradient_checkpointing:
+        blocks = size.num_layers * tokens * size.width * item + per_block
+    moments = 1 if train.optimizer == "muon" else 2
+    rows = min(tokens, train.head_chunk_rows)
+    return {
+        "weights": size.num_parameters * _FLOAT32,
+        "gradients": size.num_parameters * _FLOAT32,
+        "optimizer": size.num_parameters * _FLOAT32 * moments,
+        "activations": blocks,
+        # Logits in the working precision, their float32 copy, and its gradient.
+        "head": rows * size.vocab_size * (item + 2 * _FLOAT32),
+    }
+
+
+def _num_examples(config: RunConfig) -> tuple[int, str]:
+    prepared = artifacts.read_manifest(layout(config).prepared)
+    if prepared is not None:
+        return prepared.num_rows, "prepared"
+    return sum(count_rows(source) for source in config.data.sources), "before preparing"
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.1f} MiB"

@@ -1,0 +1,96 @@
+"""Which examples make up each optimizer step, and how a step is shared among ranks.
+
+A pure function of (example ids, lengths, seed, epoch, batch size): the steps of an epoch do not
+depend on the world size, so a run resumed on another number of workers sees the same batches.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import ConfigError
+from weft.noise import noise_levels, shuffled_steps, stratified_steps
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """The order of training over ``lengths`` (tokens of each example, tail included)."""
+
+    example_ids: Sequence[str]
+    lengths: Tensor
+    seed: int
+    eps: float
+    stratified: bool
+    batch_size: int
+    micro_batch_tokens: int
+
+    @property
+    def num_examples(self) -> int:
+        """Examples of an epoch."""
+        return len(self.example_ids)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch; their sizes differ by at most one example."""
+        return -(-self.num_examples // self.batch_size)
+
+    def epoch_steps(self, epoch: int) -> list[list[int]]:
+        """Indices of the examples of every optimizer step of ``epoch``; each occurs once.
+
+        With ``stratified``, each step takes one example of each quantile of the epoch's noise
+        levels, so that its levels are spread evenly although each example's own level is keyed
+        by the example alone.
+        """
+        if not self.stratified:
+            return shuffled_steps(
+                self.num_examples, seed=self.seed, epoch=epoch, batch_size=self.batch_size
+            )
+        levels = noise_levels(self.seed, epoch, self.example_ids, eps=self.eps)
+        return stratified_steps(levels, seed=self.seed, epoch=epoch, batch_size=self.batch_size)
+
+    def check_world_size(self, world_size: int) -> None:
+        """Raise ConfigError when some step has fewer examples than there are workers."""
+        smallest = self.num_examples // self.steps_per_epoch
+        if smallest < world_size:
+            raise ConfigError(
+                f"train.batch_size: every worker needs an example of every step; wanted steps of "
+                f"at least {world_size} examples, got {smallest}; raise batch_size or lower "
+                f"train.num_workers"
+            )
+
+    def micro_batches(self, step: Sequence[int], rank: int, world_size: int) -> list[list[int]]:
+        """The share of ``rank`` in a step, cut into batches of similar length within the budget.
+
+        Examples go to the ranks by falling length in snake order, which evens out the tokens. A
+        single example over the budget still makes a batch of its own.
+        """
+        by_length = sorted(step, key=lambda i: (-int(self.lengths[i]), i))
+        mine = [
+            index for place, index in enumerate(by_length) if _snake_rank(place, world_size) == rank
+        ]
+        batches: list[list[int]] = []
+        for index in mine:
+            longest = int(self.lengths[batches[-1][0]]) if batches else 0
+            if batches and longest * (len(batches[-1]) + 1) <= self.micro_batch_tokens:
+                batches[-1].append(index)
+            else:
+                batches.append([index])
+        return batches
+
+
+def _snake_rank(place: int, world_size: int) -> int:
+    lap, offset = divmod(place, world_size)
+    return offset if lap % 2 == 0 else world_size - 1 - offset
+
+
+def total_steps(steps_per_epoch: int, epochs: int, max_steps: int) -> int:
+    """Optimizer steps of a run; ``max_steps`` 0 means no limit."""
+    steps = steps_per_epoch * epochs
+    return min(steps, max_steps) if max_steps else steps
+
+
+def as_lengths(values: Sequence[int]) -> Tensor:
+    """[N] int64 lengths."""
+    return torch.as_tensor(values, dtype=torch.int64)

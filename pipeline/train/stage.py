@@ -1,0 +1,134 @@
+"""Stage train, seen from the driver: check the inputs, run the workers, commit the checkpoint."""
+
+import dataclasses
+import logging
+import time
+from typing import Any
+
+from pipeline import artifacts, storage
+from pipeline.artifacts import Manifest
+from pipeline.cluster import ray_session
+from pipeline.config import RunConfig, identity
+from pipeline.errors import ArtifactError
+from pipeline.layout import layout
+from pipeline.models import start_fingerprint
+from pipeline.tokenizers import check_tokenizer, tokenizer_fingerprints
+
+logger = logging.getLogger(__name__)
+
+_STATE_FOLDER = "state"
+
+
+def run(config: RunConfig, *, overwrite: bool = False) -> None:
+    """Train ``checkpoints/<train.name>``, continue it where it stopped, or say that it is done."""
+    folder = layout(config).checkpoint(config.train.name)
+    wanted = _wanted(config)
+    if artifacts.is_done(folder, wanted, overwrite=overwrite):
+        print(f"train: {folder} is already finished; --overwrite repeats it")
+        return
+    _refuse_other_state(folder, wanted.recipe)
+    started = time.monotonic()
+    num_workers = config.train.num_workers
+    gpus = num_workers if config.train.use_gpu else 0
+    cpus = num_workers * config.train.cpus_per_worker
+    # Ray Train watches its controller through the dashboard's interface.
+    with ray_session(cpus=cpus, gpus=gpus, dashboard=True):
+        facts = _fit(config, folder, wanted.recipe)
+    facts["seconds"] = round(time.monotonic() - started, 1)
+    names = [name for name in storage.list_files(folder) if "." in name]
+    files = {name: artifacts.file_entry(storage.join(folder, name)) for name in names}
+    artifacts.commit(folder, dataclasses.replace(wanted, files=files, facts=facts))
+    print(f"train: {facts['steps']} steps in {facts['seconds']:.0f} s -> {folder}")
+
+
+def describe(config: RunConfig) -> str:
+    """Steps and a memory estimate, for ``--dry-run``."""
+    from pipeline.train.estimate import describe_training
+
+    return describe_training(config)
+
+
+def uses_entropies(config: RunConfig) -> bool:
+    """Whether training reads the reference artifact: not for SFT, nor for online entropies."""
+    return config.rates.gamma != 0 and config.rates.entropies == "frozen"
+
+
+def _wanted(config: RunConfig) -> Manifest:
+    folders = layout(config)
+    prepared = artifacts.require(folders.prepared, "prepare", hint="run jobs/prepare.py")
+    tokenizer = tokenizer_fingerprints(config.model)
+    check_tokenizer(folders.prepared, prepared, tokenizer)
+    artifacts.verify_files(folders.prepared, prepared)
+    inputs = {"prepared": prepared.content, "weights": start_fingerprint(config)} | tokenizer
+    if uses_entropies(config):
+        inputs["entropies"] = _matching_entropies(config, prepared).content
+    sections = ("model", "rates", "noise", "objective", "train")
+    settings = {name: identity(getattr(config, name)) for name in sections}
+    policy = {k: getattr(config.data, k) for k in ("eos_policy", "tail_max", "max_length")}
+    if config.rates.beta_ref == "batch" or config.data.eos_policy == "pad_to_batch":
+        # These two look at a micro-batch, whose size is no mere resource then.
+        for name in ("micro_batch_tokens", "num_workers"):
+            settings["train"][name] = getattr(config.train, name)
+    settings |= {"data": policy, "run": {"seed": config.run.seed}}
+    return Manifest(stage="train", config=settings, inputs=inputs)
+
+
+def _matching_entropies(config: RunConfig, prepared: Manifest) -> Manifest:
+    """The reference artifact, refused unless it belongs to this data, tokenizer and settings."""
+    from pipeline.reference import wanted_manifest
+
+    folder = layout(config).entropies
+    found = artifacts.require(folder, "reference", hint="run jobs/reference.py")
+    check_tokenizer(folder, found, tokenizer_fingerprints(config.model))
+    wanted = wanted_manifest(config, prepared)
+    for name, value in wanted.inputs.items():
+        if found.inputs.get(name) != value:
+            what = {"prepared": "other data", "weights": "another reference model"}
+            raise ArtifactError(
+                f"{folder}: entropies were computed for {what.get(name, name)} "
+                f"({found.inputs.get(name)}, here {value}); run jobs/reference.py --overwrite"
+            )
+    if found.recipe != wanted.recipe:
+        raise ArtifactError(
+            f"{folder}: entropies were computed with other [reference] settings; "
+            f"run jobs/reference.py --overwrite"
+        )
+    artifacts.verify_files(folder, found)
+    return found
+
+
+def _refuse_other_state(folder: str, recipe: str) -> None:
+    others = [n for n in storage.list_files(storage.join(folder, _STATE_FOLDER)) if n != recipe]
+    if others:
+        raise ArtifactError(
+            f"{folder}: holds an unfinished run of another configuration ({', '.join(others)}, "
+            f"this one is {recipe}); use --overwrite to drop it, or another train.name"
+        )
+
+
+def _fit(config: RunConfig, folder: str, recipe: str) -> dict[str, Any]:
+    from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
+    from ray.train import RunConfig as RayRunConfig
+    from ray.train.torch import TorchTrainer
+
+    from pipeline.train.worker import Job, train_worker
+
+    train = config.train
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": Job(config, folder, recipe, uses_entropies(config))},
+        scaling_config=ScalingConfig(
+            num_workers=train.num_workers,
+            use_gpu=train.use_gpu,
+            resources_per_worker={"CPU": train.cpus_per_worker}
+            | ({"GPU": 1.0} if train.use_gpu else {}),
+        ),
+        run_config=RayRunConfig(
+            # The same name and folder make Ray Train continue from its last checkpoint.
+            name=recipe,
+            storage_path=storage.join(folder, _STATE_FOLDER),
+            failure_config=FailureConfig(max_failures=train.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    return dict(trainer.fit().return_value)

@@ -1,0 +1,178 @@
+"""What each Ray Train worker runs: load, resume, train, report."""
+
+import json
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray.train
+import torch
+
+from pipeline import storage
+from pipeline.artifacts import require
+from pipeline.config import RunConfig
+from pipeline.layout import layout
+from pipeline.models import new_denoiser
+from pipeline.tokenizers import open_tokenizer
+from pipeline.train.checkpoints import restore_state, save_state
+from pipeline.train.data import TrainingData, load_training_data
+from pipeline.train.loop import TrainState, World, describe_device, train
+from pipeline.train.optim import build_optimizers
+from pipeline.train.plan import BatchPlan, as_lengths, total_steps
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the driver hands to every worker."""
+
+    config: RunConfig
+    folder: str
+    recipe: str
+    uses_entropies: bool
+
+
+def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Train, and on rank 0 export the checkpoint to ``Job.folder``; facts for the manifest."""
+    job: Job = arguments["job"]
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("pipeline").setLevel(logging.INFO)
+    config = job.config
+    world = _world(config)
+    data = open_data(config, uses_entropies=job.uses_entropies)
+    plan = make_plan(config, data)
+    num_steps = total_steps(plan.steps_per_epoch, config.train.epochs, config.train.max_steps)
+    state = _start_state(job, num_steps, world)
+    reporter = RayReporter(job, state, world, num_steps)
+    train(
+        state,
+        data,
+        plan,
+        config,
+        num_steps=num_steps,
+        world=world,
+        reporter=reporter,
+        dataset_beta_ref=_dataset_beta_ref(config, data),
+    )
+    if world.rank == 0:
+        export(job, state)
+    reporter.close()
+    return describe_device(world) | {"steps": state.step, "num_examples": len(data)}
+
+
+def _dataset_beta_ref(config: RunConfig, data: TrainingData) -> float | None:
+    wanted = config.rates.beta_ref == "dataset" and data.has_entropies
+    return data.dataset_beta_ref(config.rates.gamma) if wanted else None
+
+
+def open_data(config: RunConfig, *, uses_entropies: bool) -> TrainingData:
+    """The inputs of training, mapped from the run's artifacts."""
+    folders = layout(config)
+    prepared = require(folders.prepared, "prepare", hint="run jobs/prepare.py")
+    if not uses_entropies:
+        return load_training_data(folders.prepared, prepared, None, None)
+    entropies = require(folders.entropies, "reference", hint="run jobs/reference.py")
+    return load_training_data(folders.prepared, prepared, folders.entropies, entropies)
+
+
+def make_plan(config: RunConfig, data: TrainingData) -> BatchPlan:
+    """The batch plan of a run over ``data``."""
+    return BatchPlan(
+        example_ids=data.example_ids,
+        lengths=as_lengths(_longest_lengths(config, data).tolist()),
+        seed=config.run.seed,
+        eps=config.noise.eps,
+        stratified=config.noise.stratified,
+        batch_size=config.train.batch_size,
+        micro_batch_tokens=config.train.micro_batch_tokens,
+    )
+
+
+def _longest_lengths(config: RunConfig, data: TrainingData) -> np.ndarray:
+    """Tokens of each example with the longest tail it may get, so that budgets always hold."""
+    room = {"random_tail": config.data.tail_max, "pad_to_max": config.data.max_length}
+    longest = data.lengths + room.get(config.data.eos_policy, 0)
+    limit = np.maximum(config.data.max_length, data.lengths)
+    return np.asarray(np.minimum(longest, limit))
+
+
+def _world(config: RunConfig) -> World:
+    context = ray.train.get_context()
+    if not config.train.use_gpu:
+        torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
+    device = ray.train.torch.get_device()
+    return World(context.get_world_rank(), context.get_world_size(), device)
+
+
+def _start_state(job: Job, num_steps: int, world: World) -> TrainState:
+    denoiser = new_denoiser(job.config).to(world.device)
+    if job.config.train.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    optimizers = build_optimizers(denoiser, job.config.train, num_steps)
+    state = TrainState(denoiser, optimizers)
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            restore_state(state, Path(folder), job.recipe)
+        logger.info("resumed step=%d of=%d", state.step, num_steps)
+    return state
+
+
+class RayReporter:
+    """Metrics to the run's folder (JSON lines and TensorBoard), states to Ray Train's storage."""
+
+    def __init__(self, job: Job, state: TrainState, world: World, num_steps: int) -> None:
+        """Open the event file on rank 0, dropping what an earlier try wrote beyond its state."""
+        self.job, self.state, self.world, self.num_steps = job, state, world, num_steps
+        self.board: Any = None
+        if world.rank == 0:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(
+                storage.join(job.folder, "tensorboard"), purge_step=state.step + 1
+            )
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Log the values, and show them in TensorBoard."""
+        logger.info(
+            "step=%d/%d loss=%.4f nll=%.4f tokens_per_second=%.0f",
+            *(step, self.num_steps, values["loss"], values["nll"], values["tokens_per_second"]),
+        )
+        for name, value in values.items():
+            self.board.add_scalar(f"train/{name}", value, step)
+
+    def checkpoint(self, step: int, values: dict[str, float]) -> None:
+        """Save the state through Ray Train; all ranks call it, rank 0 writes."""
+        if self.world.rank != 0:
+            ray.train.report(values)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            save_state(self.state, Path(folder), self.job.recipe)
+            ray.train.report(values, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        write_history(self.job.folder, self.state.history)
+
+    def close(self) -> None:
+        """Flush what is buffered."""
+        if self.board is not None:
+            self.board.close()
+
+
+def write_history(folder: str, history: list[dict[str, float]]) -> None:
+    """Metrics of all steps so far as ``metrics.jsonl``."""
+    lines = "".join(json.dumps(values) + "\n" for values in history)
+    storage.write_bytes(storage.join(folder, "metrics.jsonl"), lines.encode())
+
+
+def export(job: Job, state: TrainState) -> None:
+    """The final weights and tokenizer, in the layout that the model was loaded from."""
+    from weft.models import save_denoiser
+
+    with tempfile.TemporaryDirectory() as local:
+        save_denoiser(state.denoiser, Path(local))
+        open_tokenizer(job.config.model).save_pretrained(local)
+        for path in sorted(Path(local).iterdir()):
+            storage.write_bytes(storage.join(job.folder, path.name), path.read_bytes())
