@@ -131,4 +131,7 @@ def _fit(config: RunConfig, folder: str, recipe: str) -> dict[str, Any]:
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
-    return dict(trainer.fit().return_value)
+    facts = dict(trainer.fit().return_value)
+    if "error" in facts:
+        raise facts["error"]
+    return facts

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import ray.train
 import torch
+import torch.distributed as dist
 
 from pipeline import storage
 from pipeline.artifacts import require
 from pipeline.config import RunConfig
+from pipeline.errors import PipelineError
 from pipeline.layout import layout
 from pipeline.models import new_denoiser
 from pipeline.tokenizers import open_tokenizer
@@ -36,32 +38,72 @@ class Job:
     uses_entropies: bool
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """Everything that a worker needs to begin."""
+
+    data: TrainingData
+    plan: BatchPlan
+    state: TrainState
+    num_steps: int
+
+
 def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Train, and on rank 0 export the checkpoint to ``Job.folder``; facts for the manifest."""
+    """Train, and on rank 0 export the checkpoint to ``Job.folder``; facts for the manifest.
+
+    What a user can mend comes back as ``{"error": ...}``: raised, it would make Ray Train start the
+    workers again and again for nothing.
+    """
     job: Job = arguments["job"]
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("pipeline").setLevel(logging.INFO)
+    world = _world(job.config)
+    ready, failure = None, None
+    try:
+        ready = _get_ready(job, world)
+    except PipelineError as error:
+        failure = error
+    failures = _all_failures(failure, world)
+    if ready is None or failures:
+        return {"error": failures[0]}
+    _train(job, ready, world)
+    facts = {"steps": ready.state.step, "num_examples": len(ready.data)}
+    return describe_device(world) | facts
+
+
+def _get_ready(job: Job, world: World) -> _Ready:
     config = job.config
-    world = _world(config)
     data = open_data(config, uses_entropies=job.uses_entropies)
     plan = make_plan(config, data)
+    plan.check_world_size(world.size)
     num_steps = total_steps(plan.steps_per_epoch, config.train.epochs, config.train.max_steps)
-    state = _start_state(job, num_steps, world)
-    reporter = RayReporter(job, state, world, num_steps)
+    return _Ready(data, plan, _start_state(job, num_steps, world), num_steps)
+
+
+def _all_failures(failure: PipelineError | None, world: World) -> list[PipelineError]:
+    """The failures of all ranks: one alone must not leave the others waiting for it."""
+    found: list[PipelineError | None] = [failure]
+    if world.size > 1:
+        found = [None] * world.size
+        dist.all_gather_object(found, failure)
+    return [error for error in found if error is not None]
+
+
+def _train(job: Job, ready: _Ready, world: World) -> None:
+    reporter = RayReporter(job, ready.state, world, ready.num_steps)
     train(
-        state,
-        data,
-        plan,
-        config,
-        num_steps=num_steps,
+        ready.state,
+        ready.data,
+        ready.plan,
+        job.config,
+        num_steps=ready.num_steps,
         world=world,
         reporter=reporter,
-        dataset_beta_ref=_dataset_beta_ref(config, data),
+        dataset_beta_ref=_dataset_beta_ref(job.config, ready.data),
     )
     if world.rank == 0:
-        export(job, state)
+        export(job, ready.state)
     reporter.close()
-    return describe_device(world) | {"steps": state.step, "num_examples": len(data)}
 
 
 def _dataset_beta_ref(config: RunConfig, data: TrainingData) -> float | None:

@@ -13,7 +13,7 @@ import numpy as np
 NUM_NUMBERS = 3
 LARGEST = 100
 MAX_TRACE_CHARACTERS = 110
-_OPERATOR_SHARES = (0.47, 0.47, 0.03, 0.03)
+_OPERATOR_SHARES = (0.45, 0.45, 0.05, 0.05)
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,11 @@ class Term:
 
     text: str
     value: int
+
+    @property
+    def equation(self) -> str:
+        """``text=value``."""
+        return f"{self.text}={self.value}"
 
     @property
     def operand(self) -> str:
@@ -93,71 +98,67 @@ def solution_trace(numbers: tuple[int, ...], target: int) -> tuple[str, str]:
     make (``100+30=130 100-30=70``), then what would be needed with the number left over
     (``93+23=116 93-23=70``); a value on both sides is a solution, and ``no`` marks a dead end. Sums
     and differences come first: if any leftover number has such a solution, all have. Products and
-    quotients follow. The last line checks the expression: ``93-(100-30)=23 ok``.
-    Raises ValueError when the problem has no solution of this kind.
+    quotients follow, the large products last. The last line checks the expression:
+    ``93-(100-30)=23 ok``. Raises ValueError when the problem has no solution of this kind.
     """
     lines: list[str] = []
-    for operators in ("+-", "*/"):
-        leftovers = range(NUM_NUMBERS - 1, -1, -1) if operators == "*/" else [NUM_NUMBERS - 1]
-        for place in leftovers:
+    for sides in (_sums_alone, _small_products, _large_products):
+        for place in reversed(range(NUM_NUMBERS)):
             others = [_number(n) for k, n in enumerate(numbers) if k != place]
-            line, solution = _meet(others, _number(numbers[place]), target, operators)
+            leftover = _number(numbers[place])
+            makes, needs = sides(others, leftover, target)
+            if not (makes and needs):
+                continue
+            line = " ".join([f"{leftover.text}:", *(t.equation for t in makes + needs)])
+            solution = _meeting(makes, needs, leftover, target)
             if solution is not None:
                 lines += [line, f"{solution}={target} ok"]
                 return "\n".join(lines), solution
             lines.append(f"{line} no")
+            if sides is _sums_alone:
+                break  # the other leftovers would fail as well
     raise ValueError(f"solution_trace: {numbers} cannot make {target}")
 
 
-def _meet(
-    others: list[Term], leftover: Term, target: int, operators: str
-) -> tuple[str, str | None]:
-    """The line of one leftover number, and the expression if the two sides meet."""
-    large, small = sorted(others, key=lambda term: -term.value)
-    makes = [t for o in "+-*/" if (t := combine(large, small, o)) and _fits(o, operators, t)]
-    needs = _needs(leftover, target, operators)
-    shown = [f"{term.text}={term.value}" for term in makes]
-    shown += [f"{text}={value}" for text, value, _ in needs]
-    line = " ".join([f"{leftover.text}:", *shown])
-    for term in makes:
-        for _, value, finish in needs:
-            if term.value == value and (text := _finished(term, leftover, finish, target)):
-                return line, text
-    return line, None
+_Sides = tuple[list[Term], list[Term]]
+"""What a pair can make, and what the number left over needs of it."""
 
 
-def _fits(operator: str, operators: str, term: Term) -> bool:
-    """Which values of the pair a pass looks at: the second pass keeps the sum and the difference,
-    for products with the number left over, and leaves out products that nothing can bring down."""
-    return operator in operators if operators == "+-" else term.value <= LARGEST * LARGEST
+def _sums_alone(others: list[Term], leftover: Term, target: int) -> _Sides:
+    return _made(others, "+-"), _made([leftover, _number(target)], "+-")
 
 
-def _needs(leftover: Term, target: int, operators: str) -> list[tuple[str, int, str]]:
-    """``(text, value, finish)``: a pair of that value reaches the target by ``finish``."""
-    c = leftover.value
-    high, low = max(c, target), min(c, target)
-    sums = [(f"{c}+{target}", c + target, "-c"), (f"{high}-{low}", high - low, "+c")]
-    if operators == "+-":
-        return sums
-    quotients = [(f"{target}*{c}", target * c, "/c")]
-    if target % c == 0:
-        quotients.append((f"{target}/{c}", target // c, "*c"))
-    if c % target == 0:
-        quotients.append((f"{c}/{target}", c // target, "c/"))
-    return sums + quotients
+def _small_products(others: list[Term], leftover: Term, target: int) -> _Sides:
+    """Products and quotients that a sum can still bring to the target, and sums and differences
+    that a factor can."""
+    c, goal = leftover, _number(target)
+    makes = [t for t in _made(others, "*/") if t.value <= 2 * LARGEST]
+    needs = _made([c, goal], "+-") if makes else []
+    factors = [t for t in _made([c, goal], "*/") if t.value <= 2 * LARGEST]
+    if factors:
+        makes = _made(others, "+-") + makes
+    return makes, needs + factors
 
 
-def _finished(pair: Term, leftover: Term, finish: str, target: int) -> str | None:
-    """The whole expression, if joining ``pair`` and ``leftover`` by ``finish`` gives ``target``."""
-    orders = {
-        "-c": [(pair, leftover, "-")],
-        "+c": [(pair, leftover, "+"), (leftover, pair, "-"), (pair, leftover, "-")],
-        "/c": [(pair, leftover, "/")],
-        "*c": [(pair, leftover, "*")],
-        "c/": [(leftover, pair, "/")],
-    }[finish]
-    for left, right, operator in orders:
-        term = combine(left, right, operator)
-        if term is not None and term.value == target:
-            return term.text
+def _large_products(others: list[Term], leftover: Term, target: int) -> _Sides:
+    return _made(others, "*"), _made([leftover, _number(target)], "*")
+
+
+def _made(terms: list[Term], operators: str) -> list[Term]:
+    """The terms that ``operators`` make of two, the larger first."""
+    large, small = sorted(terms, key=lambda term: -term.value)
+    made = (combine(large, small, operator) for operator in operators)
+    return [term for term in made if term is not None]
+
+
+def _meeting(makes: list[Term], needs: list[Term], leftover: Term, target: int) -> str | None:
+    """The expression of the first value on both sides that closes to the target."""
+    for pair in makes:
+        if pair.value not in {need.value for need in needs}:
+            continue
+        for left, right in ((pair, leftover), (leftover, pair)):
+            for operator in "+-*/":
+                term = combine(left, right, operator)
+                if term is not None and term.value == target:
+                    return term.text
     return None

@@ -73,11 +73,16 @@ def equation(rng: np.random.Generator, *, held_out: bool = False) -> tuple[str, 
             return f"{a}{operator}{b}", str(value)
 
 
+def is_small_product(a: int, b: int) -> bool:
+    """Whether ``a * b`` is in the times tables to 12, or a one-digit multiple of at most 100."""
+    return max(a, b) <= 12 or (min(a, b) <= 9 and a * b <= 100)
+
+
 def _operands(operator: str, rng: np.random.Generator) -> tuple[int, int]:
     if operator == "*":
         while True:
             a, b = (int(n) for n in rng.integers(0, 100, size=2))
-            if max(a, b) <= 12 or (min(a, b) <= 9 and a * b <= 100):
+            if is_small_product(a, b):
                 return a, b
     limits = [_LARGEST_SUM_OPERAND if rng.random() < 0.2 else 99, 99]
     # One-digit operands are rare among uniform ones, and what carries are made of.
