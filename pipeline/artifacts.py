@@ -98,7 +98,7 @@ def read_manifest(folder: str) -> Manifest | None:
 
 
 def require(folder: str, stage: str, *, hint: str) -> Manifest:
-    """The manifest of an input that must be there and whole, with every file of its size.
+    """The manifest of an input that must be there and of ``stage``; its files are not read here.
 
     ``hint`` is what to do when it is missing, such as "run jobs/prepare.py".
     """

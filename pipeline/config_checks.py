@@ -1,5 +1,6 @@
 """What a configuration must satisfy beyond its types: ranges, and combinations that can run."""
 
+import math
 from collections.abc import Iterator
 
 from pipeline.config import EvaluateSection, RunConfig, SourceSection
@@ -43,11 +44,14 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         if _value(config, key) < 1:
             yield _wanted(key, "at least 1", _value(config, key))
     for key in not_negative.split():
-        if not _value(config, key) >= 0:
-            yield _wanted(key, "a number not below 0", _value(config, key))
+        if not 0 <= _value(config, key) < math.inf:
+            yield _wanted(key, "a finite number not below 0", _value(config, key))
     for key in positive.split():
-        if not _value(config, key) > 0:
-            yield _wanted(key, "a positive number", _value(config, key))
+        if not 0 < _value(config, key) < math.inf:
+            yield _wanted(key, "a finite positive number", _value(config, key))
+    for key in ("run.seed", "data.seed", "evaluate.seed"):
+        if not 0 <= _value(config, key) < 2**63:
+            yield _wanted(key, "an integer in [0, 2**63)", _value(config, key))
     for key in fraction.split():
         if not 0 <= _value(config, key) < 1:
             yield _wanted(key, "a number in [0, 1)", _value(config, key))
@@ -55,7 +59,8 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
 
 def _value(config: RunConfig, key: str) -> float:
     section, name = key.split(".")
-    return float(getattr(getattr(config, section), name))
+    value: float = getattr(getattr(config, section), name)
+    return value
 
 
 def _impossible(config: RunConfig) -> Iterator[str]:
@@ -83,7 +88,7 @@ def _impossible(config: RunConfig) -> Iterator[str]:
         yield _wanted("reference.tail", "at least 1 with rates.tail = entropy", 0)
     if config.objective.weighting == "partial" and not 0 <= config.objective.alpha <= 1:
         yield _wanted("objective.alpha", "a number in [0, 1]", config.objective.alpha)
-    if train.max_steps and train.warmup_steps >= train.max_steps:
+    if 0 < train.max_steps <= train.warmup_steps:
         yield _wanted(
             "train.warmup_steps", f"below max_steps {train.max_steps}", train.warmup_steps
         )
@@ -122,6 +127,8 @@ def _evaluate(evaluate: EvaluateSection) -> Iterator[str]:
             yield _wanted("evaluate.tasks", _one_of_tasks(task), task)
     if not evaluate.tasks:
         yield _wanted("evaluate.tasks", "at least one task", [])
+    if min(evaluate.gen_length, evaluate.block_length) < 1:
+        return  # already refused as out of range
     if evaluate.gen_length % evaluate.block_length:
         yield _wanted(
             "evaluate.gen_length",

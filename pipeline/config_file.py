@@ -96,4 +96,5 @@ def _is_tables(value: Any) -> bool:
 
 def _toml(value: Any) -> str:
     # A JSON string, number, boolean or array of these is TOML as well; 1e-05 is a TOML float.
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")  # the one control character that JSON leaves as it is

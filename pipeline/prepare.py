@@ -243,7 +243,8 @@ def _rewrite(folder: str, shard: int, keep: list[int]) -> None:
         [storage.read_table(rejected_path), pa.Table.from_pylist(refused, schema=REJECTED_SCHEMA)]
     )
     storage.write_table(rejected_path, rejected)
-    storage.write_table(path, table.take(keep))
+    # Typed, since a shard of duplicates alone keeps nothing.
+    storage.write_table(path, table.take(pa.array(keep, pa.int64())))
 
 
 def _manifest(

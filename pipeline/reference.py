@@ -63,7 +63,7 @@ def describe(config: RunConfig) -> str:
     section = config.reference
     passes = section.num_levels if section.estimator == "expected" else 1
     return (
-        f"{describe_model(config)}\n"
+        f"{describe_model(config, section.checkpoint)}\n"
         f"reference: estimator {section.estimator}, {passes} forward passes an example, "
         f"{section.num_actors} actors, {section.batch_tokens} tokens a batch "
         f"-> {layout(config).entropies}"

@@ -128,7 +128,7 @@ def _parse(source: SourceSection, number: int, line: str) -> Row:
 
     try:
         values = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also an integer of too many digits
         return refuse("malformed_json", f"{error}: {line[:200]!r}")
     if not isinstance(values, dict):
         return refuse("malformed_row", f"wanted a JSON object, got {type(values).__name__}")
@@ -138,6 +138,8 @@ def _parse(source: SourceSection, number: int, line: str) -> Row:
         if not isinstance(value, str):
             got = "nothing" if value is None else type(value).__name__
             return refuse("malformed_row", f"column {column!r}: wanted a string, got {got}")
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            return refuse("malformed_row", f"column {column!r}: half of a surrogate pair")
     return Row(source_name(source), number, prompt=str(prompt), response=str(response))
 
 

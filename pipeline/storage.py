@@ -1,5 +1,6 @@
 """Files in local or remote folders (any fsspec address), each written whole or not at all."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -38,13 +39,16 @@ def join(*parts: str) -> str:
 
 def is_local(path: str) -> bool:
     """Whether ``path`` lies on a file system that this machine mounts."""
-    return "://" not in path
+    return "://" not in path or path.startswith("file://")
 
 
 def _open_fs(path: str) -> tuple[Any, str]:
     import fsspec  # not at the top: --help must answer at once
 
-    fs, inner = fsspec.core.url_to_fs(path)
+    try:
+        fs, inner = fsspec.core.url_to_fs(path)
+    except (ImportError, ValueError) as error:
+        raise ArtifactError(f"{path}: no file system for this address: {error}") from error
     return fs, inner
 
 
@@ -94,16 +98,17 @@ def write_bytes(path: str, content: bytes) -> None:
     if not is_local(path):
         fs.pipe_file(inner, content)
         return
-    Path(inner).parent.mkdir(parents=True, exist_ok=True)
-    temporary = f"{inner}.{uuid.uuid4().hex[:8]}.tmp"
+    temporary = Path(f"{inner}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with Path(temporary).open("wb") as file:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(inner)
+        temporary.replace(inner)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise ArtifactError(f"{path}: cannot be written: {error.strerror}") from error
 
 

@@ -29,7 +29,7 @@ def resolve_checkpoint(path: str) -> Path:
     if path in EMBEDDED:
         return EMBEDDED[path]
     folder = Path(path).expanduser()
-    if folder.is_dir():
+    if path and folder.is_dir():  # an empty path would mean the working folder
         return folder
     if path.count("/") != 1 or path.startswith((".", "/", "~")):
         raise ValueError(
@@ -134,8 +134,13 @@ def _read_weights(folder: Path, device: str) -> dict[str, Tensor]:
 
 def _weight_files(folder: Path) -> list[str]:
     if (folder / _INDEX).is_file():
-        index = json.loads((folder / _INDEX).read_text())
-        return sorted(set(index["weight_map"].values()))
+        try:
+            index = json.loads((folder / _INDEX).read_text())
+            return sorted(set(index["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{folder / _INDEX}: wanted JSON with a weight_map, got {error!r}"
+            ) from error
     if (folder / _WEIGHTS).is_file():
         return [_WEIGHTS]
     raise ValueError(

@@ -1,0 +1,81 @@
+"""Paired comparisons: who is compared with whom, and what is said of it."""
+
+import pytest
+
+from pipeline.artifacts import Manifest
+from pipeline.comparisons import compare_all
+from pipeline.report_data import Evaluation
+
+
+def evaluation(
+    name: str, correct: list[bool], *, items: str = "held-out", steps: int = 64, seed: int = 0
+) -> Evaluation:
+    rows = [
+        {"task": "sudoku", "item_id": f"{items}-{number}", "correct": verdict}
+        for number, verdict in enumerate(correct)
+    ]
+    metrics = {
+        "checkpoint": {"seed": seed},
+        "sampler": {"gen_length": 32, "steps": steps},
+        "tasks": {"sudoku": {}},
+    }
+    manifest = Manifest(stage="evaluate", config={}, inputs={"items_sudoku": items})
+    return Evaluation(name, manifest, metrics, rows)
+
+
+def test_compare_all_pairs_by_item() -> None:
+    sft = evaluation("sft", [True] * 8 + [False] * 8)
+    weft = evaluation("weft", [True] * 14 + [False] * 2)
+    weft.rows.reverse()  # the order of the rows must not matter
+    base, found = compare_all([evaluation("base", [False] * 16), sft, weft], "sft")
+    assert (base.method, found.method, found.baseline) == ("base", "weft", "sft")
+    assert found.result is not None
+    assert (found.result.only_first, found.result.only_second) == (6, 0)
+    assert found.result.difference == 6 / 16
+    assert found.result.p_value == pytest.approx(2 * 0.5**6)  # six discordant pairs, all one way
+    assert found.verdict == "weft is better than sft by 37.5 points"
+    assert base.verdict == "base is worse than sft by 50.0 points"
+
+
+def test_compare_all_says_when_there_is_no_difference() -> None:
+    sft, weft = (evaluation(name, [True, False, True]) for name in ("sft", "weft"))
+    other = evaluation("weft-2", [True, True, True])
+    same, similar = compare_all([sft, weft, other], "sft")
+    assert same.verdict == "no difference: weft and sft are right on the same items"
+    assert similar.verdict == "no difference shown on 3 items"
+
+
+def test_compare_all_keeps_item_sets_and_decoders_apart() -> None:
+    evaluations = [
+        evaluation("sft", [True, False]),
+        evaluation("sft-benchmarks", [True, False], items="real"),
+        evaluation("weft-benchmarks", [True, True], items="real"),
+        evaluation("weft", [True, True], steps=32),
+    ]
+    found = {c.method: c for c in compare_all(evaluations, "sft")}
+    assert found.keys() == {"weft", "weft-benchmarks"}
+    assert found["weft-benchmarks"].baseline == "sft-benchmarks"
+    assert found["weft"].verdict == "cannot be compared: decoded with steps 32 and 64"
+
+
+def test_compare_all_refuses_rows_of_other_items() -> None:
+    sft, weft = evaluation("sft", [True, False]), evaluation("weft", [True, False])
+    weft.rows[0]["item_id"] = "another"
+    (found,) = compare_all([sft, weft], "sft")
+    assert found.verdict == "cannot be compared: the items are not the same"
+
+
+def test_compare_all_without_baseline_says_so() -> None:
+    (found,) = compare_all([evaluation("base", [True])], "sft")
+    assert found.result is None
+    assert found.verdict == "cannot be compared: nothing named sft ran on the same items"
+
+
+def test_compare_all_prefers_the_baseline_of_the_same_seed() -> None:
+    evaluations = [
+        evaluation("sft", [True, False], seed=0),
+        evaluation("sft-s1", [True, False], seed=1),
+        evaluation("weft-s1", [True, True], seed=1),
+    ]
+    found = [(c.method, c.baseline) for c in compare_all(evaluations, "sft")]
+    assert found == [("weft-s1", "sft-s1")]

@@ -1,0 +1,369 @@
+"""The report over a small run folder, written with the artifact functions: no Ray, no training."""
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipeline import artifacts, report, storage
+from pipeline.artifacts import Manifest
+from pipeline.config import RunConfig, RunSection
+from pipeline.decode_shard import ROW_SCHEMA
+from pipeline.errors import ArtifactError
+from pipeline.prepare import PREPARED_SCHEMA
+from pipeline.reference import ENTROPY_SCHEMA
+from pipeline.report_data import TokenReader
+from pipeline.tables import METRIC_COLUMNS
+
+EOS = 3
+RESPONSES = {"sudoku": "12<34", "countdown": "9-4\n=5"}
+
+
+def char_reader(model: object = None) -> TokenReader:
+    """One character a token, its code point as id; EOS reads <eos>."""
+
+    def decode(ids: list[int]) -> str:
+        return "".join("<eos>" if i == EOS else chr(i) for i in ids)
+
+    return TokenReader(decode, EOS, "characters")
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    monkeypatch.setattr(report, "open_reader", char_reader)
+    return RunConfig(run=RunSection(name="small", output_dir=str(tmp_path / "run")))
+
+
+def commit(folder: str, stage: str, **values: Any) -> Manifest:
+    names = [name for name in storage.list_files(folder) if name != artifacts.MANIFEST]
+    files = {name: artifacts.file_entry(storage.join(folder, name)) for name in names}
+    inputs = {"tokenizer": "characters"} | values.pop("inputs", {})
+    manifest = Manifest(stage=stage, config={}, inputs=inputs, files=files, **values)
+    artifacts.commit(folder, manifest)
+    return manifest
+
+
+def add_data(config: RunConfig) -> None:
+    """Prepared examples and entropies: one example of each source."""
+    root = config.run.output_dir
+    rows = [
+        {
+            "example_id": f"id-{source}",
+            "prompt_ids": [ord(c) for c in f"solve {source}"],
+            "response_ids": [*map(ord, text), EOS],
+            "source": source,
+        }
+        for source, text in RESPONSES.items()
+    ]
+    table = pa.Table.from_pylist(rows, schema=PREPARED_SCHEMA)
+    storage.write_table(f"{root}/prepared/part-00000.parquet", table)
+    rejected = {"too_long": 7}
+    prepared = commit(f"{root}/prepared", "prepare", num_rows=2, rejected=rejected)
+    values = [
+        {
+            "example_id": row["example_id"],
+            # Entropies 1, 4, 9, ...: their square roots 1, 2, 3, ... have a mean known by hand.
+            "entropy": [float((k + 1) ** 2) for k in range(len(row["response_ids"]))],
+            "tail_entropy": [0.0],
+        }
+        for row in rows
+    ]
+    entropies = pa.Table.from_pylist(values, schema=ENTROPY_SCHEMA)
+    storage.write_table(f"{root}/entropies/part-00000.parquet", entropies)
+    inputs = {"prepared": prepared.content}
+    commit(f"{root}/entropies", "reference", num_rows=2, inputs=inputs, facts={"seconds": 12.5})
+
+
+def add_checkpoint(config: RunConfig, name: str) -> None:
+    folder = f"{config.run.output_dir}/checkpoints/{name}"
+    history = [
+        {"step": k, "epoch": 0, "loss": 3.25 / k, "nll": 2.0 / k, "clamp_rate": 0.01}
+        | {"tokens_per_second": 900.0, "nll_bin_0": 0.5, "nll_bin_9": 1.5}
+        for k in (1, 2, 4)
+    ]
+    lines = "".join(json.dumps(values) + "\n" for values in history)
+    storage.write_bytes(f"{folder}/metrics.jsonl", lines.encode())
+    commit(folder, "train")
+
+
+def add_evaluation(
+    config: RunConfig,
+    name: str,
+    correct: list[bool],
+    *,
+    generation: str = "<script>alert(1)</script>",
+) -> None:
+    folder = f"{config.run.output_dir}/evaluations/{name}"
+    tokens = [*map(ord, generation), EOS, EOS, EOS]
+    rows = [
+        {
+            "task": "sudoku",
+            "item_id": f"item-{number}",
+            "prompt": "sudoku <b>1</b>",
+            "generation": generation,
+            "extracted": "1234",
+            "correct": verdict,
+            "d1_correct": verdict,
+            "tokens": tokens,
+            "unmask_step": list(range(len(tokens))),
+            "nfe": 64,
+            "seconds": 0.5,
+            "gen_length": len(tokens),
+            "seed": 0,
+        }
+        for number, verdict in enumerate(correct)
+    ]
+    table = pa.Table.from_pylist(rows, schema=ROW_SCHEMA)
+    storage.write_table(f"{folder}/sudoku-00000.parquet", table)
+    accuracy = sum(correct) / len(correct)
+    values = {
+        "num_items": len(correct),
+        "accuracy": accuracy,
+        "interval": [max(0.0, accuracy - 0.125), min(1.0, accuracy + 0.125)],
+        "headline": "solved",
+        "d1_accuracy": 0.8125,
+        "nfe": 64,
+        "seconds": 0.5 * len(correct),
+        "cell_accuracy": 0.9375,
+        "valid_rate": 0.7,
+        "unique_only": {"num_items": 3, "accuracy": 0.3333},
+    }
+    trained = {"path": name, "seed": 0, "eos_policy": "random_tail"}
+    trained |= {"rates": {"gamma": 0.5}, "objective": {"normalizer": "tokens"}}
+    metrics = {
+        "name": name,
+        "checkpoint": {"path": "tiny"} if name == "base" else trained,
+        "sampler": {"gen_length": 32, "steps": 64},
+        "tasks": {"sudoku": values},
+    }
+    storage.write_json(f"{folder}/metrics.json", metrics)
+    inputs = {"items_sudoku": artifacts.fingerprint("held-out")}
+    commit(folder, "evaluate", num_rows=len(rows), inputs=inputs, facts={"seconds": 3.0})
+
+
+def page_of(config: RunConfig) -> str:
+    return Path(config.run.output_dir, "report", "index.html").read_text(encoding="utf-8")
+
+
+class _Balance(HTMLParser):
+    """Fails on a closing tag that closes nothing or something else."""
+
+    VOID = ("meta", "br", "path", "use", "link", "rect")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.links += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def parse(page: str) -> _Balance:
+    parser = _Balance()
+    parser.feed(page)
+    parser.close()
+    assert parser.open == []
+    return parser
+
+
+@pytest.fixture
+def full_run(config: RunConfig) -> RunConfig:
+    fill(config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def full_page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of a whole run, made once for the tests that only read it."""
+    folder = str(tmp_path_factory.mktemp("report") / "run")
+    config = RunConfig(run=RunSection(name="small", output_dir=folder))
+    fill(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "open_reader", char_reader)
+        report.run(config)
+    return page_of(config)
+
+
+def fill(config: RunConfig) -> None:
+    add_data(config)
+    add_checkpoint(config, "sft")
+    add_checkpoint(config, "weft")
+    add_evaluation(config, "base", [False] * 16)
+    add_evaluation(config, "sft", [True] * 8 + [False] * 8)
+    add_evaluation(config, "weft", [True] * 14 + [False] * 2)
+
+
+def test_report_is_one_page_that_needs_nothing_else(full_page: str) -> None:
+    parsed = parse(full_page)
+    assert parsed.links
+    assert all(link.startswith("#") for link in parsed.links)
+    assert not {"script", "link", "img", "iframe", "object"} & parsed.tags
+    assert "@import" not in full_page
+    assert not re.search(r"url\((?!#)", full_page)
+
+
+def test_report_shows_results_with_policy_and_normaliser_in_each_row(full_page: str) -> None:
+    rows = re.findall(r"<tr>(.*?)</tr>", full_page, re.S)
+    weft = next(r for r in rows if "<td>weft</td><td>16</td>" in r)
+    cells = re.findall(r"<td>(.*?)</td>", weft, re.S)
+    assert cells[:7] == ["sudoku", "weft", "16", "87.5 %", "75.0 - 100.0 %", "64", "0.500"]
+    assert cells[7] == "81.2 %"
+    assert cells[8] == (
+        "cell accuracy 93.8 %, unique only accuracy 33.3 %, unique only num items 3, "
+        "valid rate 70.0 %"
+    )
+    assert cells[9:] == ["0.5", "tokens", "random_tail", "0"]
+    base = next(r for r in rows if "<td>base</td><td>16</td>" in r)
+    assert base.count("not trained here") == 4
+
+
+def test_report_escapes_text_of_the_data(full_page: str) -> None:
+    assert "<script" not in full_page
+    assert "sudoku &lt;b&gt;1&lt;/b&gt;" in full_page
+    assert ">&lt;</span>" in full_page  # a token of the generations and of a trace
+
+
+def test_report_paints_every_response_token_with_entropy_and_rate(full_page: str) -> None:
+    titles = re.findall(r'<span class="t e\d+" title="(.*?)">', full_page)
+    num_tokens = sum(len(text) + 1 for text in RESPONSES.values())
+    assert len(titles) == num_tokens
+    # sudoku: 6 tokens, square roots 1..6, mean 3.5; the last rate is 6 / 3.5.
+    assert "36.0000 nats, relative rate 1.714" in titles
+    # countdown: 7 tokens, square roots 1..7, mean 4.
+    assert "1.0000 nats, relative rate 0.250" in titles
+
+
+def test_report_paints_the_order_of_unmasking_and_folds_eos(config: RunConfig) -> None:
+    add_evaluation(config, "sft", [True, False], generation="ab")
+    report.run(config)
+    page = page_of(config)
+    shown = re.findall(r'<span class="t o\d+( eos)?" title="(.*?)">(.*?)</span>', page)
+    eos = (" eos", "3 end-of-sequence tokens, unmasked in steps 2 to 4", "3 EOS")
+    one = [("", "unmasked in step 0", "a"), ("", "unmasked in step 1", "b"), eos]
+    assert shown == one + one
+    assert page.count("✓ correct") == page.count("✗\nincorrect") == 1
+
+
+def test_report_shows_curves_counts_and_times(full_page: str) -> None:
+    assert full_page.count("<svg") == 4
+    assert "<td>0.8125</td>" in full_page  # last loss, 3.25 / 4
+    assert "too_long 7" in full_page
+    assert "<td>12.5</td>" in full_page  # seconds of the reference pass
+
+
+def test_report_of_evaluations_only_says_what_is_missing(config: RunConfig) -> None:
+    add_evaluation(config, "base", [True, False])
+    storage.write_bytes(f"{config.run.output_dir}/checkpoints/weft/metrics.jsonl", b"")
+    report.run(config)
+    page = page_of(config)
+    parse(page)
+    assert "There are no prepared data in this run" in page
+    assert "There are no finished checkpoints" in page
+    assert "Unfinished, and left out: checkpoints/weft." in page
+    assert "nothing named sft ran on the same items" in page
+
+
+def test_report_of_data_only(config: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    add_data(config)
+    report.run(config)
+    parse(page_of(config))
+    assert "There are no evaluations in this run" in page_of(config)
+    assert "no evaluation yet" in capsys.readouterr().out
+
+
+def test_report_of_nothing_says_what_to_run(config: RunConfig) -> None:
+    with pytest.raises(ArtifactError, match=r"got none; run jobs/prepare\.py"):
+        report.run(config)
+    assert not Path(config.run.output_dir, "report").exists()
+    assert "nothing yet" in report.describe(config)
+
+
+def test_report_prints_table_and_path_last(
+    full_run: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report.run(full_run)
+    lines = capsys.readouterr().out.splitlines()
+    assert re.split(r"\s{2,}", lines[0]) == list(METRIC_COLUMNS)
+    assert [line.split()[1] for line in lines[2:5]] == ["base", "sft", "weft"]
+    assert lines[-1] == f"{full_run.run.output_dir}/report/index.html"
+    assert len(lines) == 6
+
+
+def test_report_is_reused_until_its_inputs_change(
+    full_run: RunConfig, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    report.run(full_run)
+    before = page_of(full_run)
+    report.run(full_run)
+    assert "already finished" in capsys.readouterr().out
+    assert caplog.messages == ["report is made, because there is none yet"]
+    add_evaluation(full_run, "weft-s1", [True] * 16)
+    report.run(full_run)
+    assert "its inputs changed: evaluations/weft-s1" in caplog.messages[-1]
+    assert "weft-s1" in page_of(full_run)
+    assert "weft-s1" not in before
+
+
+def test_report_is_made_again_with_overwrite_or_when_damaged_to_the_same_bytes(
+    full_run: RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    report.run(full_run)
+    before = page_of(full_run)
+    path = f"{full_run.run.output_dir}/report/index.html"
+    storage.write_bytes(path, b"half")
+    report.run(full_run)
+    assert "truncated or changed" in caplog.messages[-1]
+    assert page_of(full_run) == before
+    report.run(full_run, overwrite=True)
+    assert page_of(full_run) == before
+    assert len(caplog.messages) == 3
+
+
+def test_report_refuses_a_damaged_artifact(full_run: RunConfig) -> None:
+    storage.write_bytes(f"{full_run.run.output_dir}/entropies/part-00000.parquet", b"PAR1")
+    with pytest.raises(ArtifactError, match="truncated or changed"):
+        report.run(full_run)
+    assert not Path(full_run.run.output_dir, "report").exists()
+
+
+def test_report_does_not_paint_entropies_of_other_data(full_run: RunConfig) -> None:
+    folder = f"{full_run.run.output_dir}/entropies"
+    commit(folder, "reference", num_rows=2, inputs={"prepared": "another"})
+    report.run(full_run)
+    assert "The entropies were computed for other data" in page_of(full_run)
+
+
+def test_report_shows_ids_where_the_tokenizer_is_another(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = dataclasses.replace(char_reader(), fingerprint="another")
+    monkeypatch.setattr(report, "open_reader", lambda model: other)
+    add_evaluation(config, "sft", [True], generation="<script>a")
+    report.run(config)
+    page = page_of(config)
+    assert f">[{ord('a')}]</span>" in page
+    assert "made with another tokenizer" in page
+    # Without token texts, the row's own text is shown.
+    assert "<pre>&lt;script&gt;a</pre>" in page
+    assert "<script" not in page
