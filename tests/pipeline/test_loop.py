@@ -1,0 +1,193 @@
+"""The training loop on a small random denoiser: what must not change the result, does not."""
+
+import dataclasses
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from pipeline.config import RunConfig
+from pipeline.errors import CheckpointError
+from pipeline.train.checkpoints import restore_state, save_state
+from pipeline.train.data import TrainingData
+from pipeline.train.loop import TrainState, World, train
+from pipeline.train.optim import build_optimizers
+from pipeline.train.plan import BatchPlan, as_lengths
+from weft.models.llada import LladaConfig, LladaDenoiser
+
+NUM_STEPS = 4
+
+
+class Silent:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.values: list[dict[str, float]] = []
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        self.values.append(values)
+
+    def checkpoint(self, step: int, values: dict[str, float]) -> None:
+        pass
+
+
+def small_denoiser() -> LladaDenoiser:
+    config = {
+        "model_type": "llada",
+        "d_model": 16,
+        "n_layers": 2,
+        "n_heads": 2,
+        "mlp_hidden_size": 32,
+        "vocab_size": 64,
+        "max_sequence_length": 64,
+        "rope_theta": 10000.0,
+        "mask_token_id": 1,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+    }
+    denoiser = LladaDenoiser(LladaConfig.from_json(config, "test"))
+    denoiser.initialize(torch.Generator().manual_seed(0))
+    return denoiser
+
+
+def make_data(num_examples: int = 24) -> TrainingData:
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(num_examples):
+        response = [*rng.integers(2, 64, size=int(rng.integers(2, 12))).tolist(), 0]
+        rows.append(
+            {
+                "example_id": f"example-{index}",
+                "prompt_ids": rng.integers(2, 64, size=int(rng.integers(0, 6))).tolist(),
+                "response_ids": response,
+                "entropy": rng.uniform(0.1, 3.0, size=len(response)).tolist(),
+                "tail_entropy": [0.1],
+            }
+        )
+    lengths = np.array([len(r["prompt_ids"]) + len(r["response_ids"]) for r in rows])
+    return TrainingData(rows, [r["example_id"] for r in rows], lengths, has_entropies=True)
+
+
+def make_config(**changes: object) -> RunConfig:
+    config = RunConfig()
+    settings = {"batch_size": 8, "micro_batch_tokens": 4096, "warmup_steps": 1} | changes
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, tail_max=4, max_length=32),
+        train=dataclasses.replace(config.train, **settings),  # type: ignore[arg-type]
+    )
+
+
+def new_state(config: RunConfig) -> TrainState:
+    denoiser = small_denoiser()
+    return TrainState(denoiser, build_optimizers(denoiser, config.train, NUM_STEPS))
+
+
+def run(config: RunConfig, state: TrainState, *, stop: int = NUM_STEPS, world: World | None = None):
+    data = make_data()
+    plan = BatchPlan(
+        example_ids=data.example_ids,
+        lengths=as_lengths(data.lengths.tolist()),
+        seed=0,
+        eps=1e-3,
+        stratified=True,
+        batch_size=config.train.batch_size,
+        micro_batch_tokens=config.train.micro_batch_tokens,
+    )
+    reporter = Silent()
+    train(state, data, plan, config, num_steps=stop, world=world or World(), reporter=reporter)
+    return reporter
+
+
+def weights(state: TrainState) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in state.denoiser.parameters()])
+
+
+def same_bits(first: TrainState, second: TrainState) -> bool:
+    return torch.equal(weights(first), weights(second))
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [1, 40])
+def test_train_does_not_depend_on_the_size_of_micro_batches(micro_batch_tokens: int) -> None:
+    config = make_config()
+    whole, parts = new_state(config), new_state(config)
+    run(config, whole)
+    run(make_config(micro_batch_tokens=micro_batch_tokens), parts)
+    # Sums of a few hundred float32 terms in another order; AdamW's first steps divide by the
+    # gradient's own size, which passes a relative rounding of 1e-6 on to steps of 1e-3.
+    torch.testing.assert_close(weights(parts), weights(whole), rtol=0, atol=2e-5)
+    assert not torch.equal(weights(whole), weights(new_state(config)))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, optimizer: str) -> None:
+    config = make_config(optimizer=optimizer)
+    whole = new_state(config)
+    run(config, whole)
+    interrupted = new_state(config)
+    run(config, interrupted, stop=3)  # within the epoch's steps, and past the warm-up
+    save_state(interrupted, tmp_path, "recipe")
+    resumed = new_state(config)
+    restore_state(resumed, tmp_path, "recipe")
+    assert resumed.step == 3
+    run(config, resumed)
+    assert same_bits(resumed, whole)
+
+
+def test_restore_state_refuses_another_configuration_and_damaged_files(tmp_path: Path) -> None:
+    config = make_config()
+    save_state(new_state(config), tmp_path, "one")
+    with pytest.raises(CheckpointError, match="wanted a state of configuration two, got one"):
+        restore_state(new_state(config), tmp_path, "two")
+    path = tmp_path / "optimizer.pt"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        restore_state(new_state(config), tmp_path, "one")
+
+
+def test_train_reports_finite_metrics_that_add_up() -> None:
+    config = make_config(log_every=2)
+    reporter = run(config, new_state(config))
+    assert [values["step"] for values in reporter.values] == [2.0, 4.0]
+    for values in reporter.values:
+        assert all(np.isfinite(value) for value in values.values())
+        assert 0 < values["mask_fraction"] < 1
+        assert values["tokens"] > 16 * 3
+
+
+def test_train_lowers_the_loss_of_a_problem_it_can_learn() -> None:
+    config = make_config(learning_rate=1e-2, log_every=1)
+    state = TrainState(small_denoiser(), build_optimizers(small_denoiser(), config.train, 60))
+    state.optimizers = build_optimizers(state.denoiser, config.train, 60)
+    reporter = run(config, state, stop=60)
+    first = np.mean([values["nll"] for values in reporter.values[:6]])
+    last = np.mean([values["nll"] for values in reporter.values[-6:]])
+    assert last < 0.9 * first
+
+
+def _rank(rank: int, size: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+    config = make_config(micro_batch_tokens=40)
+    state = new_state(config)
+    run(config, state, world=World(rank, size))
+    torch.save(weights(state), Path(folder) / f"rank-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_gloo_ranks_end_with_the_weights_of_one(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_rank, args=(2, port, str(tmp_path)), nprocs=2)
+    first, second = (torch.load(tmp_path / f"rank-{r}.pt", weights_only=True) for r in (0, 1))
+    assert torch.equal(first, second)
+    config = make_config(micro_batch_tokens=40)
+    alone = new_state(config)
+    run(config, alone)
+    # As above: the same sums in another order.
+    torch.testing.assert_close(first, weights(alone), rtol=0, atol=2e-5)
