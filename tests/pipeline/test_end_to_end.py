@@ -1,0 +1,211 @@
+"""All stages on a local Ray, through the command line, on a denoiser with random weights."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import artifacts, storage
+from pipeline.cli import run_job
+from pipeline.evaluate import read_rows
+
+CONFIG = """
+[run]
+output_dir = "{root}/run"
+
+[data]
+max_length = 192
+num_shards = 3
+
+[[data.sources]]
+kind = "task"
+task = "sudoku"
+count = 10
+
+[[data.sources]]
+kind = "task"
+task = "countdown"
+count = 10
+
+[model]
+path = "{model}"
+
+[reference]
+tail = 4
+
+[train]
+epochs = 2
+batch_size = 10
+warmup_steps = 1
+cpus_per_worker = 1
+checkpoint_every = 2
+
+[evaluate]
+num_items = 3
+gen_length = 16
+block_length = 8
+steps = 4
+"""
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """One Ray for all stages of this module."""
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=2**28)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    root = tmp_path_factory.mktemp("end_to_end")
+    path = root / "config.toml"
+    path.write_text(CONFIG.format(root=root, model=tiny_checkpoint))
+    return path
+
+
+def job(stage: str, config: Path, *arguments: str) -> int:
+    return run_job(stage, ["--config", str(config), *arguments])
+
+
+SFT = ("--train.name", "sft", "--rates.gamma", "0")
+
+
+@pytest.fixture(scope="module")
+def finished(local_ray: None, config: Path) -> Path:
+    """The run's folder after every stage: base and two fine-tuned denoisers, side by side."""
+    assert job("prepare", config) == 0
+    assert job("reference", config) == 0
+    assert job("train", config, *SFT) == 0
+    assert job("train", config) == 0
+    for name in ([], ["--checkpoint", "sft"], ["--checkpoint", "weft"]):
+        assert job("evaluate", config, *name) == 0
+    assert job("report", config) == 0
+    return config.parent / "run"
+
+
+def test_every_stage_leaves_a_whole_artifact(finished: Path) -> None:
+    folders = ["prepared", "entropies", "checkpoints/sft", "checkpoints/weft", "report"]
+    folders += [f"evaluations/{name}" for name in ("base", "sft", "weft")]
+    for folder in folders:
+        manifest = artifacts.read_manifest(str(finished / folder))
+        assert manifest is not None
+        artifacts.verify_files(str(finished / folder), manifest)
+    assert (finished / "checkpoints" / "weft" / "tensorboard").is_dir()
+    lines = (finished / "checkpoints" / "weft" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 4
+
+
+def test_entropies_stand_beside_the_prepared_rows(finished: Path) -> None:
+    for path in sorted((finished / "prepared").glob("part-*.parquet")):
+        prepared = storage.read_table(str(path)).to_pylist()
+        entropies = storage.read_table(str(finished / "entropies" / path.name)).to_pylist()
+        assert [row["example_id"] for row in entropies] == [row["example_id"] for row in prepared]
+        for row, found in zip(prepared, entropies, strict=True):
+            assert len(found["entropy"]) == len(row["response_ids"])
+            assert len(found["tail_entropy"]) == 4
+            assert min(found["entropy"]) >= 0
+
+
+def test_sft_and_weft_end_with_different_weights(finished: Path) -> None:
+    sums = {
+        storage.sha256(str(finished / "checkpoints" / name / "model.safetensors"))
+        for name in ("sft", "weft")
+    }
+    assert len(sums) == 2
+
+
+def test_evaluations_have_one_row_an_item_and_the_report_names_them(finished: Path) -> None:
+    for name in ("base", "sft", "weft"):
+        rows = read_rows(str(finished / "evaluations" / name))
+        assert len({(row["task"], row["item_id"]) for row in rows}) == len(rows) == 6
+        metrics = storage.read_json(str(finished / "evaluations" / name / "metrics.json"))
+        assert metrics["tasks"]["sudoku"]["nfe"] == 4
+    page = (finished / "report" / "index.html").read_text()
+    assert all(f">{name}<" in page for name in ("base", "sft", "weft"))
+
+
+@pytest.mark.parametrize("stage", ["prepare", "reference", "train", "evaluate", "report"])
+def test_a_finished_stage_says_so_and_does_nothing(
+    finished: Path, config: Path, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    assert job(stage, config) == 0
+    assert "already finished" in capsys.readouterr().out
+    after = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "message"),
+    [
+        ("prepare", ["--data.seed", "1"], "config.data.seed: there 0, here 1"),
+        ("reference", ["--reference.tail", "5"], "config.reference.tail: there 4, here 5"),
+        ("train", ["--rates.gamma", "0.25"], "config.rates.gamma: there 0.5, here 0.25"),
+        ("evaluate", ["--evaluate.steps", "8"], "config.evaluate.steps: there 4, here 8"),
+    ],
+)
+def test_a_changed_configuration_never_reuses_an_output(
+    finished: Path,
+    config: Path,
+    capsys: pytest.CaptureFixture[str],
+    stage: str,
+    change: list[str],
+    message: str,
+) -> None:
+    assert job(stage, config, *change) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "--overwrite" in error
+    assert "Traceback" not in error
+
+
+def test_damaged_and_foreign_inputs_are_refused(
+    finished: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Entropies of other data, and a truncated Parquet file; on a copy of the run."""
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy, ignore=shutil.ignore_patterns("checkpoints", "evaluations"))
+    here = ("--run.output-dir", str(copy))
+    shard = copy / "prepared" / "part-00000.parquet"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-20])
+    assert job("train", config, *here) == 2
+    assert "part-00000.parquet: truncated or changed" in capsys.readouterr().err
+    shard.write_bytes(whole)
+    assert job("prepare", config, *here, "--overwrite", "--data.seed", "7") == 0
+    assert job("train", config, *here, "--data.seed", "7") == 2
+    assert "entropies were computed for other data" in capsys.readouterr().err
+    assert not (copy / "checkpoints").exists()
+
+
+def test_reference_runs_only_the_missing_shards(
+    finished: Path, config: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished / "prepared", copy / "prepared")
+    shutil.copytree(finished / "entropies", copy / "entropies")
+    folder = copy / "entropies"
+    (folder / "manifest.json").unlink()
+    (folder / "part-00001.parquet").unlink()
+    kept = (folder / "part-00000.parquet").stat().st_mtime_ns
+    assert job("reference", config, "--run.output-dir", str(copy)) == 0
+    assert (folder / "part-00000.parquet").stat().st_mtime_ns == kept
+    for path in sorted(folder.glob("part-*.parquet")):
+        assert path.read_bytes() == (finished / "entropies" / path.name).read_bytes()
+
+
+def test_two_workers_train_through_ray(finished: Path, config: Path) -> None:
+    name = ("--train.name", "pair", "--train.num-workers", "2")
+    assert job("train", config, *name) == 0
+    manifest = artifacts.read_manifest(str(finished / "checkpoints" / "pair"))
+    assert manifest is not None
+    assert manifest.facts["world_size"] == 2
+    assert manifest.facts["steps"] == 4
