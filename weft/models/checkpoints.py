@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from weft.models.base import Denoiser
-from weft.models.llada import LladaConfig, LladaDenoiser
+from weft.models.llada import LladaDenoiser
+from weft.models.llada_config import LladaConfig
 from weft.suggest import did_you_mean
 
 EMBEDDED = {"tiny": Path(__file__).resolve().parent.parent / "assets" / "tiny"}
@@ -50,8 +51,7 @@ def load_denoiser(
     """
     folder = resolve_checkpoint(path)
     denoiser = meta_denoiser(path)
-    tensors = {k: v.to(dtype) for k, v in _read_weights(folder, str(device)).items()}
-    denoiser.load_checkpoint_state(tensors, str(folder))
+    denoiser.load_checkpoint_state(_read_weights(folder, str(device), dtype), str(folder))
     return _with_buffers(denoiser).to(device)
 
 
@@ -119,20 +119,26 @@ def _read_config(folder: Path) -> LladaConfig:
     return LladaConfig.from_json(values, str(path))
 
 
-def _read_weights(folder: Path, device: str) -> dict[str, Tensor]:
+def _read_weights(folder: Path, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """All tensors in ``dtype``; of another dtype, no more than one file is held at a time."""
     from safetensors import SafetensorError
 
     names = _weight_files(folder)
     tensors: dict[str, Tensor] = {}
     for name in names:
         try:
-            tensors |= load_file(folder / name, device=device)
+            part = load_file(folder / name, device=device)
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{folder / name}: not a whole safetensors file: {error}") from error
+        tensors |= {key: part.pop(key).to(dtype) for key in list(part)}
     return tensors
 
 
 def _weight_files(folder: Path) -> list[str]:
+    # The single file first, as transformers does: it is what ``save_denoiser`` writes, perhaps into
+    # a folder whose older shards and index are still there.
+    if (folder / _WEIGHTS).is_file():
+        return [_WEIGHTS]
     if (folder / _INDEX).is_file():
         try:
             index = json.loads((folder / _INDEX).read_text())
@@ -141,8 +147,6 @@ def _weight_files(folder: Path) -> list[str]:
             raise ValueError(
                 f"{folder / _INDEX}: wanted JSON with a weight_map, got {error!r}"
             ) from error
-    if (folder / _WEIGHTS).is_file():
-        return [_WEIGHTS]
     raise ValueError(
         f"{folder}: wanted {_WEIGHTS} or {_INDEX}, found neither; the weights are missing"
     )

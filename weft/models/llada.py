@@ -5,7 +5,6 @@ RMSNorm, rotary positions, SwiGLU, no biases, attention in both directions. Sour
 """
 
 import re
-from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -19,27 +18,7 @@ from transformers.models.llama.modeling_llama import (
 )
 
 from weft.models.base import Denoiser
-
-# What this architecture takes for granted: another value would need other code.
-_REQUIRED: dict[str, tuple[Any, ...]] = {
-    "model_type": ("llada",),
-    "block_type": ("llama",),
-    "activation_type": ("silu", "swiglu"),
-    "layer_norm_type": ("rms",),
-    "include_bias": (False,),
-    "include_qkv_bias": (False, None),
-    "alibi": (False,),
-    "rope": (True,),
-    "attention_layer_norm": (False,),
-    "input_emb_norm": (False,),
-    "scale_logits": (False,),
-    "block_group_size": (1,),
-    "attention_dropout": (0.0,),
-    "residual_dropout": (0.0,),
-    "embedding_dropout": (0.0,),
-    "clip_qkv": (None,),
-    "layer_norm_with_affine": (True,),
-}
+from weft.models.llada_config import LladaConfig
 
 _BLOCK_NAMES = {
     "attn_norm": "input_layernorm",
@@ -53,52 +32,6 @@ _BLOCK_NAMES = {
     "ff_out": "mlp.down_proj",
 }
 _PREFIX = "model.transformer."
-
-
-@dataclass(frozen=True, kw_only=True)
-class LladaConfig:
-    """The keys of LLaDA's ``config.json`` that size the network; the rest is kept in ``extra``."""
-
-    d_model: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    mlp_hidden_size: int
-    embedding_size: int
-    vocab_size: int
-    max_sequence_length: int
-    rope_theta: float
-    rms_norm_eps: float
-    mask_token_id: int
-    eos_token_id: int
-    pad_token_id: int
-    weight_tying: bool
-    extra: dict[str, Any]
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any], where: str) -> "LladaConfig":
-        """The configuration in ``values``; ValueError naming ``where`` and every key that is
-        missing or asks for another architecture."""
-        wrong = [
-            f"{key}: wanted {' or '.join(map(str, allowed))}, got {values[key]!r}"
-            for key, allowed in _REQUIRED.items()
-            if key in values and values[key] not in allowed
-        ]
-        known = {"rms_norm_eps": 1e-5, "weight_tying": False} | values
-        if known.get("n_kv_heads") is None:
-            known["n_kv_heads"] = known.get("n_heads")
-        if known.get("embedding_size") is None:
-            known["embedding_size"] = known.get("vocab_size")
-        names = [f.name for f in fields(cls) if f.name != "extra"]
-        wrong += [f"{name}: missing" for name in names if known.get(name) is None]
-        if wrong:
-            raise ValueError(f"{where}: not a LLaDA configuration: {'; '.join(wrong)}")
-        return cls(**{name: known[name] for name in names}, extra=dict(values))
-
-    def to_json(self) -> dict[str, Any]:
-        """The keys of ``config.json``, those that were read with it included."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
-        return self.extra | own
 
 
 class LladaDenoiser(Denoiser):
@@ -219,8 +152,8 @@ def _llama_config(config: LladaConfig) -> LlamaConfig:
         num_attention_heads=config.n_heads,
         num_key_value_heads=config.n_kv_heads,
         max_position_embeddings=config.max_sequence_length,
-        rms_norm_eps=config.rms_norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        rms_norm_eps=float(config.rms_norm_eps),  # JSON writes 1.0 as 1 too
+        rope_parameters={"rope_type": "default", "rope_theta": float(config.rope_theta)},
         vocab_size=config.embedding_size,
         attention_bias=False,
         mlp_bias=False,

@@ -6,7 +6,7 @@ greedy outputs this reproduces token for token.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -65,9 +65,10 @@ def generate(
     a prompt, needed wherever something is drawn.
 
     Raises ValueError for lengths that do not divide, a prompt over the model's context, an empty
-    batch, or missing generators.
+    batch, missing generators, an unknown ``remasking``, or a negative temperature or scale.
     """
     draws = temperature > 0 or remasking == "random"
+    _check_settings(temperature, remasking, cfg_scale)
     _check(denoiser, prompts, gen_length, block_length, steps, generators if draws else None)
     device = next(denoiser.parameters()).device
     canvas = _canvas(prompts, gen_length, denoiser, device)
@@ -156,7 +157,8 @@ def _predict(
     tokens = noisy.argmax(dim=-1)
     if remasking == "random":
         return tokens, _uniforms(logits[..., 0], is_open, generators)
-    probabilities = logits.softmax(dim=-1)
+    # In float32 every probability above 1 - 6e-8 is 1, and ties would decide what comes first.
+    probabilities = logits.double().softmax(dim=-1)
     return tokens, probabilities.gather(-1, tokens[..., None]).squeeze(-1)
 
 
@@ -178,6 +180,16 @@ def _surest(confidence: Tensor, is_masked: Tensor, count: int) -> Tensor:
     ranked = torch.where(is_masked, confidence.double(), -torch.inf)
     chosen = torch.zeros_like(is_masked)
     return chosen.scatter_(1, ranked.topk(count, dim=1).indices, True)
+
+
+def _check_settings(temperature: float, remasking: str, cfg_scale: float) -> None:
+    if remasking not in get_args(Remasking):
+        raise ValueError(
+            f"generate: remasking: wanted {' or '.join(get_args(Remasking))}, got {remasking!r}"
+        )
+    for name, value in (("temperature", temperature), ("cfg_scale", cfg_scale)):
+        if not 0 <= value < float("inf"):  # nan fails as well
+            raise ValueError(f"generate: {name}: wanted a finite number from 0 up, got {value}")
 
 
 def _check(

@@ -112,6 +112,19 @@ def test_loading_reads_sharded_weights(folder, tiny_checkpoint):
     assert_equal_weights(load_denoiser(str(folder)), load_denoiser(str(tiny_checkpoint)))
 
 
+def test_weights_saved_beside_older_shards_are_the_ones_that_load(folder):
+    split_weights(folder)
+    newer = random_denoiser("tiny", generator=torch.Generator().manual_seed(8))
+    save_denoiser(newer, folder)
+    assert_equal_weights(load_denoiser(str(folder)), newer)
+
+
+def test_loading_converts_sharded_weights(folder, tiny_checkpoint):
+    split_weights(folder)
+    wanted = load_denoiser(str(tiny_checkpoint)).to(torch.bfloat16)
+    assert_equal_weights(load_denoiser(str(folder), dtype=torch.bfloat16), wanted)
+
+
 def test_loading_names_a_shard_that_is_missing(folder):
     split_weights(folder)
     (folder / "model-2.safetensors").unlink()
@@ -120,6 +133,7 @@ def test_loading_names_a_shard_that_is_missing(folder):
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"weight_map": 3}'])
 def test_loading_names_a_damaged_index(folder, content):
+    (folder / WEIGHTS).unlink()
     (folder / INDEX).write_text(content)
     assert f"{INDEX}: wanted JSON with a weight_map" in refusal(folder)
 
@@ -176,11 +190,29 @@ def test_pickled_weights_are_never_read(folder):
         ({"alibi": True}, ["alibi: wanted False, got True"]),
         ({"rope": False}, ["rope: wanted True, got False"]),
         ({"layer_norm_type": "default"}, ["layer_norm_type: wanted rms, got 'default'"]),
-        ({"activation_type": "gelu"}, ["activation_type: wanted silu or swiglu, got 'gelu'"]),
+        ({"activation_type": "gelu"}, ["activation_type: wanted silu, got 'gelu'"]),
         ({"attention_dropout": 0.1}, ["attention_dropout: wanted 0.0, got 0.1"]),
         ({"include_bias": True, "clip_qkv": 8.0}, ["include_bias", "clip_qkv: wanted None"]),
         ({"d_model": ..., "n_layers": None}, ["d_model: missing", "n_layers: missing"]),
         ({"mask_token_id": ...}, ["mask_token_id: missing"]),
+        ({"activation_type": "swiglu"}, ["activation_type: wanted silu, got 'swiglu'"]),
+        ({"multi_query_attention": True}, ["multi_query_attention: wanted False or None"]),
+        ({"bias_for_layer_norm": True}, ["bias_for_layer_norm: wanted False or None"]),
+        ({"d_model": "128"}, ["d_model: wanted a whole number of at least 1, got '128'"]),
+        ({"n_layers": True, "n_heads": 0}, ["n_layers: wanted a whole", "n_heads: wanted a whole"]),
+        ({"eos_token_id": -1}, ["eos_token_id: wanted a whole number of at least 0, got -1"]),
+        (
+            {"rope_theta": "x", "rms_norm_eps": 0},
+            ["rope_theta: wanted", "rms_norm_eps: wanted"],
+        ),
+        ({"weight_tying": "no"}, ["weight_tying: wanted true or false, got 'no'"]),
+        ({"n_heads": 3}, ["d_model: wanted a multiple of twice n_heads (3), got 128"]),
+        ({"n_kv_heads": 3}, ["n_kv_heads: wanted a divisor of n_heads (4), got 3"]),
+        ({"embedding_size": 320}, ["embedding_size: wanted at least vocab_size (384), got 320"]),
+        (
+            {"mask_token_id": 384},
+            ["mask_token_id: wanted an id below embedding_size (384)"],
+        ),
     ],
 )
 def test_configurations_of_another_network_are_refused_naming_every_key(folder, changes, parts):
@@ -199,6 +231,14 @@ def test_damaged_configurations_are_named(folder, content, part):
 def test_a_folder_without_configuration_is_named(folder):
     (folder / "config.json").unlink()
     assert "config.json: cannot be read" in refusal(folder)
+
+
+def test_whole_numbers_are_taken_for_real_ones(folder, tiny_checkpoint):
+    edit_config(folder, rope_theta=10000)
+    ids = torch.arange(5, 25)[None]
+    with torch.inference_mode():
+        found, wanted = (load_denoiser(str(f)).eval()(ids) for f in (folder, tiny_checkpoint))
+    assert torch.equal(found, wanted)
 
 
 def test_defaults_of_absent_keys(folder):

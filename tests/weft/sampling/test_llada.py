@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from weft.models import load_denoiser, random_denoiser
+from weft.models import Denoiser, load_denoiser, random_denoiser
 from weft.sampling import generate
 
 
@@ -75,6 +75,31 @@ def test_generate_commits_the_surest_prediction_first(denoiser):
     assert int(found.tokens[0, first]) == int(probabilities.indices[first])
 
 
+class TableDenoiser(Denoiser):
+    """Row i has the logit ``margins[i]`` for token 2 and 0 for the three others."""
+
+    mask_token_id, eos_token_id, vocab_size, max_length, logit_shift = 1, 0, 4, 16, False
+
+    def __init__(self, margins):
+        super().__init__()
+        self.margins = torch.nn.Parameter(torch.tensor(margins))
+
+    def hidden_states(self, input_ids, attention_mask=None):
+        return self.margins.expand(len(input_ids), -1)[..., None]
+
+    def project(self, hidden):
+        return hidden * torch.tensor([0.0, 0.0, 1.0, 0.0])
+
+    def enable_gradient_checkpointing(self): ...
+
+
+def test_generate_ranks_predictions_that_float32_cannot_tell_apart():
+    # Probabilities 1 - 3 exp(-margin): 1 - 2e-8 and nearer, which are all 1 in float32.
+    model = TableDenoiser([19.0, 23.0, 20.0, 24.0, 22.0, 21.0])
+    found = generate(model, [[]], gen_length=6, block_length=6, steps=6)
+    assert found.unmask_step.tolist() == [[5, 1, 4, 0, 2, 3]]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -83,6 +108,10 @@ def test_generate_commits_the_surest_prediction_first(denoiser):
         ({"steps": 16}, "at most 8"),
         ({"temperature": 1.0}, "one generator a prompt"),
         ({"gen_length": 1024, "steps": 256}, "within the model's 512 tokens"),
+        ({"remasking": "low"}, "remasking: wanted low_confidence or random, got 'low'"),
+        ({"temperature": -0.5}, "temperature: wanted a finite number from 0 up, got -0.5"),
+        ({"temperature": float("nan")}, "temperature: wanted a finite number from 0 up, got nan"),
+        ({"cfg_scale": -1.0}, "cfg_scale: wanted a finite number from 0 up, got -1.0"),
     ],
 )
 def test_generate_refuses_settings_that_cannot_run(denoiser, change, message):
