@@ -70,8 +70,8 @@ def build_optimizers(model: nn.Module, train: TrainSection, num_steps: int) -> O
 
 
 def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
-    outside = any(part in name for part in ("wte", "embed", "transformer.ff_out", "lm_head"))
-    return parameter.ndim == 2 and not outside
+    """Whether this is a matrix of a numbered block: ``blocks.0.mlp.up_proj.weight``."""
+    return parameter.ndim == 2 and any(part.isdigit() for part in name.split("."))
 
 
 def _adamw(parameters: list[nn.Parameter], train: TrainSection) -> torch.optim.Optimizer:

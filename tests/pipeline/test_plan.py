@@ -1,0 +1,106 @@
+"""The batch plan: what belongs to a step, and how ranks and micro-batches share it."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import ConfigError
+from pipeline.train.plan import BatchPlan, as_lengths, total_steps
+from weft.noise import noise_levels
+
+EPS = 1e-3
+
+
+def make_plan(lengths: list[int], **changes: object) -> BatchPlan:
+    plan = BatchPlan(
+        example_ids=[f"example-{index}" for index in range(len(lengths))],
+        lengths=as_lengths(lengths),
+        seed=0,
+        eps=EPS,
+        stratified=True,
+        batch_size=8,
+        micro_batch_tokens=64,
+    )
+    return dataclasses.replace(plan, **changes)  # type: ignore[arg-type]
+
+
+some_lengths = st.lists(st.integers(1, 100), min_size=1, max_size=60)
+
+
+@given(
+    lengths=some_lengths,
+    batch_size=st.integers(1, 70),
+    epoch=st.integers(0, 3),
+    stratified=st.booleans(),
+)
+def test_an_epoch_has_every_example_once_in_steps_of_even_size(
+    lengths: list[int], batch_size: int, epoch: int, stratified: bool
+) -> None:
+    plan = make_plan(lengths, batch_size=batch_size, stratified=stratified)
+    steps = plan.epoch_steps(epoch)
+    assert sorted(index for step in steps for index in step) == list(range(len(lengths)))
+    sizes = [len(step) for step in steps]
+    assert len(steps) == plan.steps_per_epoch
+    assert max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
+
+
+@given(lengths=some_lengths, world_size=st.integers(1, 5), budget=st.integers(1, 300))
+def test_ranks_partition_a_step_and_keep_the_token_budget(
+    lengths: list[int], world_size: int, budget: int
+) -> None:
+    plan = make_plan(lengths, batch_size=len(lengths), micro_batch_tokens=budget)
+    (step,) = plan.epoch_steps(0)
+    shares = [plan.micro_batches(step, rank, world_size) for rank in range(world_size)]
+    everything = [index for batches in shares for batch in batches for index in batch]
+    assert sorted(everything) == sorted(step)
+    for batch in (batch for batches in shares for batch in batches):
+        padded = len(batch) * max(lengths[index] for index in batch)
+        assert padded <= budget or len(batch) == 1
+
+
+@given(lengths=some_lengths, world_size=st.integers(1, 5))
+def test_ranks_get_nearly_the_same_number_of_tokens(lengths: list[int], world_size: int) -> None:
+    """Over falling lengths dealt in snake order, any two ranks differ by at most one example."""
+    plan = make_plan(lengths, batch_size=len(lengths))
+    (step,) = plan.epoch_steps(0)
+    shares = [sum(plan.micro_batches(step, r, world_size), []) for r in range(world_size)]
+    tokens = [sum(lengths[index] for index in share) for share in shares]
+    assert max(tokens) - min(tokens) <= max(lengths)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_micro_batches_do_not_depend_on_the_order_within_a_step() -> None:
+    plan = make_plan([5, 9, 9, 2, 7, 7, 7, 1])
+    step = list(range(8))
+    assert plan.micro_batches(step, 0, 2) == plan.micro_batches(step[::-1], 0, 2)
+
+
+@pytest.mark.parametrize("stratified", [True, False])
+def test_epochs_and_seeds_compose_steps_anew(stratified: bool) -> None:
+    plan = make_plan([1] * 40, stratified=stratified)
+    assert plan.epoch_steps(0) == plan.epoch_steps(0)
+    assert plan.epoch_steps(0) != plan.epoch_steps(1)
+    assert plan.epoch_steps(0) != dataclasses.replace(plan, seed=1).epoch_steps(0)
+
+
+def test_a_stratified_step_has_one_level_of_each_quantile() -> None:
+    plan = make_plan([1] * 64)
+    levels = noise_levels(0, 2, plan.example_ids, eps=EPS)
+    stratum = levels.argsort().argsort() // plan.steps_per_epoch
+    for step in plan.epoch_steps(2):
+        assert sorted(stratum[step].tolist()) == list(range(8))
+
+
+def test_check_world_size_names_the_setting_when_a_worker_would_idle() -> None:
+    plan = make_plan([1] * 9, batch_size=4)  # steps of 3
+    plan.check_world_size(3)
+    with pytest.raises(ConfigError, match=r"train\.batch_size.*at least 4 examples, got 3.*lower"):
+        plan.check_world_size(4)
+
+
+@pytest.mark.parametrize(("epochs", "limit", "wanted"), [(3, 0, 30), (3, 12, 12), (1, 12, 10)])
+def test_total_steps_is_limited_by_max_steps(epochs: int, limit: int, wanted: int) -> None:
+    assert total_steps(10, epochs, limit) == wanted
