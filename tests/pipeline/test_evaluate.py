@@ -1,0 +1,109 @@
+"""Evaluation without Ray: names, shards, the held-out set, and items that do not touch each other."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import EvaluateSection, RunConfig
+from pipeline.decode_shard import evaluate_items
+from pipeline.errors import DataError
+from pipeline.evaluate import evaluation_name, plan_shards
+from pipeline.items import held_out_problems, load_items
+from pipeline.models import open_denoiser
+from pipeline.tokenizers import open_tokenizer_at
+from weft.tasks.fingerprints import fingerprint, is_benchmark_item, is_held_out
+
+
+def make_config(**changes: object) -> RunConfig:
+    settings = {"gen_length": 16, "block_length": 8, "steps": 8, "batch_size": 4} | changes
+    return dataclasses.replace(
+        RunConfig(),
+        evaluate=dataclasses.replace(EvaluateSection(), **settings),  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [{}, {"temperature": 1.0}, {"remasking": "random"}, {"cfg_scale": 0.5}],
+    ids=["greedy", "temperature", "random", "guidance"],
+)
+def test_an_item_decodes_alike_alone_and_in_any_batch(
+    tiny_checkpoint: Path, sampling: dict[str, object]
+) -> None:
+    """Prompts of several lengths; the random denoiser's confidences lie far apart."""
+    path = str(tiny_checkpoint)
+    denoiser, tokenizer = open_denoiser(path), open_tokenizer_at(path)
+    items = held_out_problems("countdown", 6)
+    together = evaluate_items(denoiser, tokenizer, "countdown", items, make_config(**sampling))
+    single = make_config(batch_size=1, **sampling)
+    alone = evaluate_items(denoiser, tokenizer, "countdown", items[::-1], single)[::-1]
+    columns = ("item_id", "generation", "tokens", "unmask_step", "correct", "extracted", "nfe")
+    for first, second in zip(together, alone, strict=True):
+        assert {name: first[name] for name in columns} == {name: second[name] for name in columns}
+
+
+def test_rows_say_what_was_decoded(tiny_checkpoint: Path) -> None:
+    path = str(tiny_checkpoint)
+    denoiser, tokenizer = open_denoiser(path), open_tokenizer_at(path)
+    items = held_out_problems("sudoku", 5)
+    rows = evaluate_items(denoiser, tokenizer, "sudoku", items, make_config(steps=4, seed=3))
+    assert [row["item_id"] for row in rows] == [item.item_id for item in items]
+    for row, item in zip(rows, items, strict=True):
+        assert item.data["puzzle"] in row["prompt"]
+        assert row["generation"] == tokenizer.decode(row["tokens"])
+        assert (row["nfe"], row["gen_length"], row["seed"]) == (4, 16, 3)
+        assert sorted(set(row["unmask_step"])) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({}, "base"),
+        ({"checkpoint": "sft"}, "sft"),
+        ({"checkpoint": "/models/LLaDA-8B/"}, "LLaDA-8B"),
+        ({"data_dir": "/data/benchmarks"}, "base-benchmarks"),
+        ({"checkpoint": "weft", "data_dir": "/data/benchmarks/"}, "weft-benchmarks"),
+        ({"checkpoint": "weft", "name": "mine"}, "mine"),
+    ],
+)
+def test_an_evaluation_is_named_after_checkpoint_and_data(
+    changes: dict[str, object], wanted: str
+) -> None:
+    assert evaluation_name(make_config(**changes)) == wanted
+
+
+@pytest.mark.parametrize("num_items", [1, 4, 5, 16, 37])
+@pytest.mark.parametrize("num_actors", [1, 3])
+def test_shards_cover_the_items_once_in_whole_batches(num_items: int, num_actors: int) -> None:
+    config = make_config(num_actors=num_actors)
+    shards = list(plan_shards(config, {"a": [None] * num_items, "b": [None] * 3}))
+    assert len({shard.name for shard in shards}) == len(shards)
+    for task, count in (("a", num_items), ("b", 3)):
+        mine = [shard for shard in shards if shard.task == task]
+        covered = [i for shard in mine for i in range(shard.start, min(shard.stop, count))]
+        assert covered == list(range(count))
+        assert all((shard.stop - shard.start) % 4 == 0 for shard in mine)
+        assert len(mine) <= 2 * num_actors
+
+
+@pytest.mark.parametrize("task", ["sudoku", "countdown"])
+def test_held_out_problems_are_distinct_and_no_benchmark_items(task: str) -> None:
+    problems = held_out_problems(task, 40)
+    assert len({fingerprint(problem) for problem in problems}) == 40
+    assert all(is_held_out(p) and not is_benchmark_item(p) for p in problems)
+    assert held_out_problems(task, 10) == problems[:10]
+
+
+def test_a_benchmark_folder_without_its_file_is_named(tmp_path: Path) -> None:
+    section = make_config(data_dir=str(tmp_path)).evaluate
+    with pytest.raises(DataError, match=r"evaluate\.data_dir: .*sudoku_4x4_test\.jsonl"):
+        load_items(section, "sudoku")
+
+
+def test_benchmark_items_are_all_or_the_first(shared_data: Path) -> None:
+    folder = str(shared_data / "benchmarks")
+    everything = load_items(make_config(data_dir=folder, num_items=0).evaluate, "countdown")
+    first = load_items(make_config(data_dir=folder, num_items=7).evaluate, "countdown")
+    assert len(everything) == 256
+    assert first == everything[:7]
