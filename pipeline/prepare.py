@@ -17,11 +17,11 @@ from pipeline import artifacts, storage
 from pipeline.artifacts import Manifest
 from pipeline.cluster import ray_session
 from pipeline.config import DataSection, RunConfig, identity
-from pipeline.errors import DataError
+from pipeline.errors import ArtifactError, DataError
 from pipeline.layout import layout, shard_name
 from pipeline.sources import Row, count_rows, read_rows, source_fingerprint, source_name
 from pipeline.tokenization import Encoded, Refused, encode, example_id
-from pipeline.tokenizers import open_tokenizer, tokenizer_fingerprints
+from pipeline.tokenizers import check_tokenizer, open_tokenizer, tokenizer_fingerprints
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +81,26 @@ def describe(config: RunConfig) -> str:
     )
 
 
+def require_prepared(config: RunConfig) -> Manifest:
+    """The manifest of the run's prepared data, as the input of a later stage.
+
+    Raises ArtifactError when it is missing, or was prepared with other ``[data]`` settings or with
+    another tokenizer. Source files are not looked at: they need not be where training runs.
+    """
+    folder = layout(config).prepared
+    found = artifacts.require(folder, "prepare", hint="run jobs/prepare.py")
+    wanted, got = _data_settings(config), found.config.get("data", {})
+    for name in sorted({*wanted, *got}):
+        if artifacts.fingerprint(wanted.get(name)) != artifacts.fingerprint(got.get(name)):
+            raise ArtifactError(
+                f"{folder}: was prepared with data.{name} = {got.get(name)!r}, the configuration "
+                f"says {wanted.get(name)!r}; run jobs/prepare.py --overwrite, or choose another "
+                f"run.output_dir"
+            )
+    check_tokenizer(folder, found, tokenizer_fingerprints(config.model))
+    return found
+
+
 def plan_shards(counts: list[int], num_shards: int) -> list[list[Piece]]:
     """Cut the rows of all sources, laid end to end, into at most ``num_shards`` even shards."""
     total = sum(counts)
@@ -103,16 +123,22 @@ def _wanted(config: RunConfig) -> Manifest:
         f"source_{number}": source_fingerprint(source)
         for number, source in enumerate(config.data.sources)
     }
+    return Manifest(
+        stage="prepare",
+        config={"data": _data_settings(config)},
+        inputs=inputs | tokenizer_fingerprints(config.model),
+    )
+
+
+def _data_settings(config: RunConfig) -> dict[str, Any]:
     # How training pads is no part of what is prepared.
     data = {k: v for k, v in identity(config.data).items() if k not in ("eos_policy", "tail_max")}
     # A file is known by its content; where it lies may change.
-    data["sources"] = [
+    sources = [
         dataclasses.asdict(source) | {"path": source_name(source) if source.path else ""}
         for source in config.data.sources
     ]
-    return Manifest(
-        stage="prepare", config={"data": data}, inputs=inputs | tokenizer_fingerprints(config.model)
-    )
+    return data | {"sources": sources}
 
 
 def _run_shards(config: RunConfig, folder: str, plan: list[list[Piece]]) -> list[dict[str, Any]]:

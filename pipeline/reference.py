@@ -19,7 +19,8 @@ from pipeline.cluster import ray_session
 from pipeline.config import ReferenceSection, RunConfig, identity
 from pipeline.layout import layout
 from pipeline.models import open_denoiser, weights_fingerprint
-from pipeline.tokenizers import check_tokenizer, tokenizer_fingerprints
+from pipeline.prepare import require_prepared
+from pipeline.tokenizers import tokenizer_fingerprints
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +37,7 @@ _RECIPE_FILE = "recipe.json"
 def run(config: RunConfig, *, overwrite: bool = False) -> None:
     """Write the ``entropies`` artifact, the missing shards of it, or say that it is done."""
     folders = layout(config)
-    prepared = artifacts.require(folders.prepared, "prepare", hint="run jobs/prepare.py")
-    check_tokenizer(folders.prepared, prepared, tokenizer_fingerprints(config.model))
+    prepared = require_prepared(config)
     artifacts.verify_files(folders.prepared, prepared)
     wanted = wanted_manifest(config, prepared)
     folder = folders.entropies

@@ -9,14 +9,13 @@ from pipeline.comparisons import Comparison, compare_all, decoder_settings
 from pipeline.report_data import Evaluation, RunData
 from pipeline.tables import METRIC_COLUMNS, metric_rows
 
-# Measures that have a column of their own; a task's others are listed in one.
+# Measures in the table of all tasks; a task's others have a table of their own.
 _STANDARD_METRICS = frozenset(
     ("num_items", "accuracy", "interval", "headline", "d1_accuracy", "nfe", "seconds")
 )
 RESULT_COLUMNS = (
     *METRIC_COLUMNS,
     "d1's verdict",
-    "further measures",
     "gamma",
     "normaliser",
     "EOS policy",
@@ -53,7 +52,7 @@ def results(run: RunData) -> dict[str, Any]:
         "rows": sorted(rows, key=lambda row: row[0]),
         "figure": figures.accuracy_bars(_bars(evaluations), colours(run)),
         "decoders": [(settings, ", ".join(names)) for settings, names in decoders.items()],
-        "headlines": sorted(_headlines(evaluations)),
+        "measures": [_task_measures(evaluations, task) for task in _tasks(evaluations)],
     }
 
 
@@ -68,26 +67,49 @@ def _result_rows(evaluation: Evaluation) -> Iterator[tuple[str, ...]]:
     )
     for row, values in zip(metric_rows(metrics), metrics["tasks"].values(), strict=True):
         d1 = f"{100 * values['d1_accuracy']:.1f} %" if "d1_accuracy" in values else "-"
-        further = {k: v for k, v in values.items() if k not in _STANDARD_METRICS}
-        yield (*row, d1, ", ".join(_measures(further)) or "-", *settings)
+        yield (*row, d1, *settings)
 
 
 def _setting(values: Any, *path: str) -> str:
     for name in path:
         values = values.get(name) if isinstance(values, dict) else None
-    return "not trained here" if values is None else str(values)
+    return "-" if values is None else str(values)
 
 
-def _measures(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """A task's own measures as text: shares in per cent, pairs as ranges, the rest as it is."""
+def _task_measures(evaluations: list[Evaluation], task: str) -> dict[str, Any]:
+    """The measures that only this task has, one row an evaluation, and its headline measure."""
+    found = {
+        e.name: dict(_measures(e.metrics["tasks"][task]))
+        for e in evaluations
+        if task in e.metrics["tasks"]
+    }
+    names = list(dict.fromkeys(name for measures in found.values() for name in measures))
+    headlines = {e.metrics["tasks"].get(task, {}).get("headline") for e in evaluations} - {None}
+    return {
+        "task": task,
+        "headline": ", ".join(sorted(map(str, headlines))),
+        "columns": ("method", *names),
+        "rows": [
+            (method, *(measures.get(name, "-") for name in names))
+            for method, measures in found.items()
+        ]
+        if names
+        else [],
+    }
+
+
+def _measures(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Name and text of a task's own measures: shares in per cent, pairs as ranges."""
     for name, value in values.items():
         label = f"{prefix}{name}".replace("_", " ")
+        if not prefix and name in _STANDARD_METRICS:
+            continue
         if isinstance(value, dict):
             yield from _measures(value, f"{label} ")
         elif isinstance(value, list):
-            yield f"{label} {' - '.join(map(_measure, value))}"
+            yield label, " - ".join(map(_measure, value))
         else:
-            yield f"{label} {_measure(value)}"
+            yield label, _measure(value)
 
 
 def _measure(value: Any) -> str:
@@ -96,20 +118,18 @@ def _measure(value: Any) -> str:
     return f"{100 * value:.1f} %" if 0 <= value <= 1 else f"{value:.4g}"
 
 
-def _headlines(evaluations: list[Evaluation]) -> set[tuple[str, str]]:
-    tasks = [item for e in evaluations for item in e.metrics["tasks"].items()]
-    return {(task, str(values["headline"])) for task, values in tasks if values.get("headline")}
+def _tasks(evaluations: list[Evaluation]) -> list[str]:
+    return sorted({task for evaluation in evaluations for task in evaluation.metrics["tasks"]})
 
 
 def _bars(evaluations: list[Evaluation]) -> dict[str, list[figures.Bar]]:
-    tasks = sorted({task for e in evaluations for task in e.metrics["tasks"]})
     return {
         task: [
             figures.Bar(e.name, _checkpoint(e), found["accuracy"], *found["interval"])
             for e in evaluations
             if (found := e.metrics["tasks"].get(task))
         ]
-        for task in tasks
+        for task in _tasks(evaluations)
     }
 
 

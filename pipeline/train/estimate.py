@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from pipeline import artifacts
 from pipeline.config import RunConfig
-from pipeline.errors import CheckpointError
-from pipeline.layout import layout
+from pipeline.errors import ArtifactError, CheckpointError
+from pipeline.prepare import require_prepared
 from pipeline.sources import count_rows
 from pipeline.train.plan import total_steps
 
@@ -17,6 +16,8 @@ class ModelSize:
     """What the estimates need to know of a denoiser."""
 
     num_parameters: int
+    num_in_block_matrices: int
+    """Parameters that Muon would take."""
     width: int
     num_layers: int
     mlp_width: int
@@ -25,6 +26,7 @@ class ModelSize:
 
 def model_size(path: str) -> ModelSize:
     """Sizes of the denoiser at ``path``, built on the meta device: nothing is loaded."""
+    from pipeline.train.optim import is_block_matrix
     from weft.models import meta_denoiser
 
     try:
@@ -34,6 +36,9 @@ def model_size(path: str) -> ModelSize:
     config = denoiser.config
     return ModelSize(
         num_parameters=sum(p.numel() for p in denoiser.parameters()),
+        num_in_block_matrices=sum(
+            p.numel() for name, p in denoiser.named_parameters() if is_block_matrix(name, p)
+        ),
         width=config.d_model,
         num_layers=config.n_layers,
         mlp_width=config.mlp_hidden_size,
@@ -79,12 +84,15 @@ def training_bytes(size: ModelSize, config: RunConfig) -> dict[str, int]:
     blocks = size.num_layers * per_block
     if train.gradient_checkpointing:
         blocks = size.num_layers * tokens * size.width * item + per_block
-    moments = 1 if train.optimizer == "muon" else 2
+    # AdamW keeps two moments of a parameter, Muon one.
+    moments = 2 * size.num_parameters
+    if train.optimizer == "muon":
+        moments -= size.num_in_block_matrices
     rows = min(tokens, train.head_chunk_rows)
     return {
         "weights": size.num_parameters * _FLOAT32,
         "gradients": size.num_parameters * _FLOAT32,
-        "optimizer": size.num_parameters * _FLOAT32 * moments,
+        "optimizer": moments * _FLOAT32,
         "activations": blocks,
         # Logits in the working precision, their float32 copy, and its gradient.
         "head": rows * size.vocab_size * (item + 2 * _FLOAT32),
@@ -92,10 +100,10 @@ def training_bytes(size: ModelSize, config: RunConfig) -> dict[str, int]:
 
 
 def _num_examples(config: RunConfig) -> tuple[int, str]:
-    prepared = artifacts.read_manifest(layout(config).prepared)
-    if prepared is not None:
-        return prepared.num_rows, "prepared"
-    return sum(count_rows(source) for source in config.data.sources), "before preparing"
+    try:
+        return require_prepared(config).num_rows, "prepared"
+    except ArtifactError:
+        return sum(count_rows(source) for source in config.data.sources), "before preparing"
 
 
 def _mib(num_bytes: int) -> str:

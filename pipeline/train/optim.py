@@ -56,7 +56,7 @@ def build_optimizers(model: nn.Module, train: TrainSection, num_steps: int) -> O
     with AdamW, as Muon's authors advise. Norms and other vectors have no weight decay.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    matrices = [p for name, p in named if _is_block_matrix(name, p)]
+    matrices = [p for name, p in named if is_block_matrix(name, p)]
     optimizers: list[torch.optim.Optimizer] = []
     taken: set[int] = set()
     if train.optimizer == "muon":
@@ -69,7 +69,7 @@ def build_optimizers(model: nn.Module, train: TrainSection, num_steps: int) -> O
     return Optimizers(optimizers, [_schedule(o, train, num_steps) for o in optimizers])
 
 
-def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
+def is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
     """Whether this is a matrix of a numbered block: ``blocks.0.mlp.up_proj.weight``."""
     return parameter.ndim == 2 and any(part.isdigit() for part in name.split("."))
 

@@ -12,6 +12,7 @@ from pipeline.config import RunConfig, identity
 from pipeline.errors import ArtifactError
 from pipeline.layout import layout
 from pipeline.models import start_fingerprint
+from pipeline.prepare import require_prepared
 from pipeline.tokenizers import check_tokenizer, tokenizer_fingerprints
 
 logger = logging.getLogger(__name__)
@@ -55,9 +56,8 @@ def uses_entropies(config: RunConfig) -> bool:
 
 def _wanted(config: RunConfig) -> Manifest:
     folders = layout(config)
-    prepared = artifacts.require(folders.prepared, "prepare", hint="run jobs/prepare.py")
+    prepared = require_prepared(config)
     tokenizer = tokenizer_fingerprints(config.model)
-    check_tokenizer(folders.prepared, prepared, tokenizer)
     artifacts.verify_files(folders.prepared, prepared)
     inputs = {"prepared": prepared.content, "weights": start_fingerprint(config)} | tokenizer
     if uses_entropies(config):

@@ -149,6 +149,8 @@ def test_a_finished_stage_says_so_and_does_nothing(
         ("prepare", ["--data.seed", "1"], "config.data.seed: there 0, here 1"),
         ("reference", ["--reference.tail", "5"], "config.reference.tail: there 4, here 5"),
         ("train", ["--rates.gamma", "0.25"], "config.rates.gamma: there 0.5, here 0.25"),
+        ("train", ["--data.max-length", "128"], "prepared with data.max_length = 192"),
+        ("reference", ["--data.num-shards", "2"], "prepared with data.num_shards = 3"),
         ("evaluate", ["--evaluate.steps", "8"], "config.evaluate.steps: there 4, here 8"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Evaluation without Ray: names, shards, the held-out set, and items that do not touch each other."""
+"""Evaluation without Ray: names, shards, the held-out set, items that do not touch each other."""
 
 import dataclasses
 from pathlib import Path

@@ -227,13 +227,17 @@ def test_report_shows_results_with_policy_and_normaliser_in_each_row(full_page: 
     cells = re.findall(r"<td>(.*?)</td>", weft, re.S)
     assert cells[:7] == ["sudoku", "weft", "16", "87.5 %", "75.0 - 100.0 %", "64", "0.500"]
     assert cells[7] == "81.2 %"
-    assert cells[8] == (
-        "cell accuracy 93.8 %, unique only accuracy 33.3 %, unique only num items 3, "
-        "valid rate 70.0 %"
-    )
-    assert cells[9:] == ["0.5", "tokens", "random_tail", "0"]
+    assert cells[8:] == ["0.5", "tokens", "random_tail", "0"]
     base = next(r for r in rows if "<td>base</td><td>16</td>" in r)
-    assert base.count("not trained here") == 4
+    assert base.count("<td>-</td>") == 4
+
+
+def test_report_has_a_table_of_each_tasks_own_measures(full_page: str) -> None:
+    heads = re.findall(r"<thead><tr>(.*?)</tr>", full_page, re.S)
+    wanted = ["cell accuracy", "unique only accuracy", "unique only num items", "valid rate"]
+    assert ["method", *wanted] in [re.findall(r"<th>(.*?)</th>", head) for head in heads]
+    rows = [re.findall(r"<td>(.*?)</td>", r) for r in re.findall(r"<tr>(.*?)</tr>", full_page)]
+    assert ["weft", "93.8 %", "33.3 %", "3", "70.0 %"] in rows
 
 
 def test_report_escapes_text_of_the_data(full_page: str) -> None:
