@@ -95,11 +95,12 @@ def solution_trace(numbers: tuple[int, ...], target: int) -> tuple[str, str]:
     """``(trace, expression)`` of a search that meets in the middle.
 
     One number is left over at a time, the last first. A line names it, then what the other two can
-    make (``100+30=130 100-30=70``), then what would be needed with the number left over
-    (``93+23=116 93-23=70``); a value on both sides is a solution, and ``no`` marks a dead end. Sums
-    and differences come first: if any leftover number has such a solution, all have. Products and
-    quotients follow, the large products last. The last line checks the expression:
-    ``93-(100-30)=23 ok``. Raises ValueError when the problem has no solution of this kind.
+    make (``93: 100+30=130 100-30=70``); the next one names the target, then what would be needed
+    with the number left over (``23: 93+23=116 93-23=70``). A value on both lines is a solution, and
+    ``no`` marks a dead end. Sums and differences come first: if any leftover number has such a
+    solution, all have. Products and quotients follow, the large products last. The last line checks
+    the expression: ``93-(100-30)=23 ok``. Raises ValueError when the problem has no solution of
+    this kind.
     """
     lines: list[str] = []
     for sides in (_sums_alone, _small_products, _large_products):
@@ -109,15 +110,18 @@ def solution_trace(numbers: tuple[int, ...], target: int) -> tuple[str, str]:
             makes, needs = sides(others, leftover, target)
             if not (makes and needs):
                 continue
-            line = " ".join([f"{leftover.text}:", *(t.equation for t in makes + needs)])
+            lines += [_line(numbers[place], makes), _line(target, needs)]
             solution = _meeting(makes, needs, leftover, target)
             if solution is not None:
-                lines += [line, f"{solution}={target} ok"]
-                return "\n".join(lines), solution
-            lines.append(f"{line} no")
+                return "\n".join([*lines, f"{solution}={target} ok"]), solution
+            lines[-1] += " no"
             if sides is _sums_alone:
                 break  # the other leftovers would fail as well
     raise ValueError(f"solution_trace: {numbers} cannot make {target}")
+
+
+def _line(label: int, terms: list[Term]) -> str:
+    return " ".join([f"{label}:", *(term.equation for term in terms)])
 
 
 _Sides = tuple[list[Term], list[Term]]

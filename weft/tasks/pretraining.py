@@ -4,6 +4,7 @@ It teaches skills, not tasks: no prompt, trace or answer format of a task occurs
 """
 
 import hashlib
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ from weft.tasks import sudoku
 _HELD_OUT_SHARE = 20
 """One pair in so many is never part of any generated text."""
 _LARGEST_SUM_OPERAND = 200
+_OPERATOR_SHARES = (0.34, 0.34, 0.32)
+"""Of ``+ - *``: products are few, but each has to be learned by itself."""
 _LIST_CHARACTERS = 60
 _FEW_BLANKS = 6
 
@@ -28,22 +31,46 @@ class Document:
 def pretraining_document(*, seed: int, index: int) -> Document:
     """Document number ``index`` of the text with this ``seed``; no other document is made.
 
-    80 % are single equations, most with the left side given, 8 % lists of equations, and 12 % grids
-    with one to six blanks followed by their completion. Given left sides are what makes arithmetic
-    learnable in minutes: where operands are masked too, few results are determined.
+    42 % equations, 8 % with brackets, 4 % lists of them, 16 % worksheets, 5 % pairs of equal
+    results, 12 % candidates of a grid's rows, and 13 % grids with one to six blanks followed by
+    their completion. Mostly the beginning is given: where operands are masked too, few results are
+    determined, and arithmetic is not learned in minutes. Half begin with other equations: where
+    everything stands at a fixed place, places are learned instead of what stands there.
     """
     rng = np.random.default_rng([seed, index])
+    document = _document(rng)
+    return Document(_remains(rng) + document.given, document.text) if document.given else document
+
+
+def _document(rng: np.random.Generator) -> Document:
     kind = rng.random()
-    if kind < 0.80:
+    if kind < 0.42:
         left, right = equation(rng)
-        is_given = kind < 0.75
-        return Document(f"{left}=", right) if is_given else Document("", f"{left}={right}")
-    if kind < 0.88:
+        return Document(f"{left}=", right)
+    if kind < 0.50:
+        return _bracketed(rng)
+    if kind < 0.54:
         return Document("", _equations(rng))
-    puzzle, solution = sudoku.generate_puzzle(
-        rng, int(rng.integers(1, _FEW_BLANKS + 1)), unique=False
-    )
-    return Document("", f"{puzzle}={solution}")
+    if kind < 0.70:
+        return _worksheet(rng)
+    if kind < 0.75:
+        return _equal_pair(rng)
+    if kind < 0.87:
+        return _row_sheet(rng)
+    puzzle, solution = sudoku.generate_puzzle(rng, _few(rng), unique=False)
+    given, text = f"{puzzle}=", solution
+    return Document(given, text) if rng.random() < 0.8 else Document("", given + text)
+
+
+def _few(rng: np.random.Generator) -> int:
+    return int(rng.integers(1, _FEW_BLANKS + 1))
+
+
+def _remains(rng: np.random.Generator) -> str:
+    """Nothing, or up to four equations and a line break."""
+    if rng.random() < 0.5:
+        return ""
+    return " ".join(_equations(rng).split(" ")[: int(rng.integers(1, 5))]) + "\n"
 
 
 def is_held_out(a: int, operator: str, b: int) -> bool:
@@ -66,7 +93,7 @@ def equation(rng: np.random.Generator, *, held_out: bool = False) -> tuple[str, 
     Operands of sums and differences are mostly below 100; factors give at most 144 or 100.
     """
     while True:
-        operator = str(rng.choice(list("+-*"), p=(0.4, 0.4, 0.2)))
+        operator = str(rng.choice(list("+-*"), p=_OPERATOR_SHARES))
         a, b = _operands(operator, rng)
         if is_held_out(a, operator, b) == held_out:
             value = {"+": a + b, "-": a - b, "*": a * b}[operator]
@@ -80,8 +107,10 @@ def is_small_product(a: int, b: int) -> bool:
 
 def _operands(operator: str, rng: np.random.Generator) -> tuple[int, int]:
     if operator == "*":
+        # Products with 0 or 1 are many and soon learned.
+        least = 0 if rng.random() < 0.2 else 2
         while True:
-            a, b = (int(n) for n in rng.integers(0, 100, size=2))
+            a, b = (int(n) for n in rng.integers(least, 100, size=2))
             if is_small_product(a, b):
                 return a, b
     limits = [_LARGEST_SUM_OPERAND if rng.random() < 0.2 else 99, 99]
@@ -93,16 +122,92 @@ def _operands(operator: str, rng: np.random.Generator) -> tuple[int, int]:
 
 
 def _equations(rng: np.random.Generator) -> str:
+    """Equations, half of them followed by what they imply: a difference, or the mirror image."""
     parts: list[str] = []
     while sum(map(len, parts)) + len(parts) < _LIST_CHARACTERS:
         left, right = equation(rng)
         parts.append(f"{left}={right}")
-        if rng.random() < 0.5 and "+" in left:
-            parts.append(_difference_of(left))
+        if rng.random() < 0.5:
+            parts.append(_implied(left))
     return " ".join(part for part in parts if part)
 
 
-def _difference_of(left: str) -> str:
-    """The difference of the operands of the sum ``left``, unless it is held out."""
-    small, large = sorted(int(n) for n in left.split("+"))
-    return "" if is_held_out(large, "-", small) else f"{large}-{small}={large - small}"
+def _implied(left: str) -> str:
+    if "+" in left:
+        small, large = sorted(int(n) for n in left.split("+"))
+        return "" if is_held_out(large, "-", small) else f"{large}-{small}={large - small}"
+    if "*" in left:
+        a, b = (int(n) for n in left.split("*"))
+        return "" if is_held_out(b, "*", a) else f"{b}*{a}={a * b}"
+    return ""
+
+
+def _bracketed(rng: np.random.Generator) -> Document:
+    """A sum or difference of three numbers, two of them in brackets: ``93-(100-30)=23``."""
+    while True:
+        a, b, c = (int(n) for n in rng.integers(1, 101, size=3))
+        inner, outer = (str(operator) for operator in rng.choice(list("+-"), size=2))
+        pair = a + b if inner == "+" else a - b
+        sides, (left, right) = [f"({a}{inner}{b})", str(c)], (pair, c)
+        if rng.random() < 0.5:
+            sides, (left, right) = sides[::-1], (c, pair)
+        value = left + right if outer == "+" else left - right
+        if min(pair, value) < 0 or is_held_out(a, inner, b) or is_held_out(left, outer, right):
+            continue
+        return Document(f"{sides[0]}{outer}{sides[1]}=", str(value))
+
+
+def _worksheet(rng: np.random.Generator) -> Document:
+    """Three numbers, then the sum and the difference of each pair: copying, ordering, computing."""
+    numbers = [int(n) for n in rng.integers(1, 101, size=3)]
+    parts = []
+    for first, second in itertools.combinations(numbers, 2):
+        a, b = max(first, second), min(first, second)
+        parts += [f"{a}+{b}={a + b}"] if not is_held_out(a, "+", b) else []
+        parts += [f"{a}-{b}={a - b}"] if not is_held_out(a, "-", b) else []
+    return Document(" ".join(map(str, numbers)) + ": ", " ".join(parts))
+
+
+def _equal_pair(rng: np.random.Generator) -> Document:
+    """Equations in any order, two with the same result; then those two: ``9+4=20-7``."""
+    while True:
+        equations = [equation(rng) for _ in range(3)]
+        left, value = equations[0]
+        twin = _left_side_of(int(value), rng)
+        if twin != left and value not in (other for _, other in equations[1:]):
+            break
+    lefts = rng.permutation([twin, *(side for side, _ in equations)]).tolist()
+    values = dict(equations) | {twin: value}
+    listed = " ".join(f"{side}={values[side]}" for side in lefts)
+    return Document(f"{listed}\n", "=".join(side for side in lefts if side in (left, twin)))
+
+
+def _left_side_of(value: int, rng: np.random.Generator) -> str:
+    """A sum or a difference that has this value and is not held out."""
+    while True:
+        b = int(rng.integers(0, 100))
+        if rng.random() < 0.5 and not is_held_out(value + b, "-", b):
+            return f"{value + b}-{b}"
+        if b <= value and not is_held_out(value - b, "+", b):
+            return f"{value - b}+{b}"
+
+
+def _row_sheet(rng: np.random.Generator) -> Document:
+    """Rows of a grid in any order, each with its candidates; then perhaps the grid's completion.
+
+    Grids with more than few blanks are never completed.
+    """
+    is_hard = rng.random() < 0.5
+    num_blanks = _few(rng) + (4 if is_hard else 0)
+    puzzle, solution = sudoku.generate_puzzle(rng, num_blanks, unique=False)
+    lines = [
+        sudoku.row_line(puzzle, row, sudoku.row_candidates(puzzle, row))
+        for row in rng.permutation(sudoku.SIZE).tolist()
+    ]
+    if rng.random() < 0.4:  # all is given but the last row's candidates
+        shown = lines[: int(rng.integers(1, len(lines) + 1))]
+        given, _, text = "\n".join(shown).rpartition(">")
+        return Document(f"{puzzle}\n{given}>", text)
+    if not is_hard:
+        lines.append(f"={solution}")
+    return Document(f"{puzzle}\n", "\n".join(lines))

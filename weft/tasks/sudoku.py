@@ -103,34 +103,71 @@ def generate_puzzle(
             return puzzle, solution
 
 
-def solution_trace(puzzle: str) -> tuple[str, str]:
-    """``(trace, solution)`` of a depth-first search, blank by blank in reading order.
+def row_candidates(grid: str, row: int) -> list[str]:
+    """Ways to fill row ``row`` (0..3) of ``grid``, in rising order.
 
-    A step names the cell by row and column (from 1), its candidates, and at a guess the digit
-    tried: ``13:4``, ``21:24?2``. A cell without candidates is a dead end, ``31:-``, after which
-    the last guess goes on with its next digit. ``ok`` closes the check of the finished grid. The
-    order is that of reading, not the most constrained cell first: that one hardly ever guesses.
-    Raises ValueError when the puzzle has no solution.
+    They keep the row's clues, repeat no digit of their columns, and none of the boxes that this row
+    completes. Boxes whose other row comes later are not looked at: their turn is then.
     """
-    steps: list[str] = []
-    solution = _search(puzzle, steps)
+    return [
+        digits
+        for digits in _permutations()
+        if all(
+            clue in ("0", digit) and digit not in _taken(grid, row, column)
+            for column, (clue, digit) in enumerate(zip(row_of(grid, row), digits, strict=True))
+        )
+    ]
+
+
+def row_of(grid: str, row: int) -> str:
+    """The four characters of row ``row`` (0..3)."""
+    return grid[SIZE * row : SIZE * (row + 1)]
+
+
+def row_line(grid: str, row: int, options: list[str]) -> str:
+    """Number (from 1), clues and candidates of a row: ``2:2000>2413 2431``, ``3:0210>-``."""
+    return f"{row + 1}:{row_of(grid, row)}>{' '.join(options) or '-'}"
+
+
+@functools.cache
+def _permutations() -> tuple[str, ...]:
+    return tuple("".join(digits) for digits in itertools.permutations(DIGITS))
+
+
+def _taken(grid: str, row: int, column: int) -> set[str]:
+    """Digits of the column in other rows, and of the box in rows above."""
+    in_column = {grid[SIZE * other + column] for other in range(SIZE) if other != row}
+    cell = SIZE * row + column
+    return in_column | {grid[peer] for peer in peers(cell) if peer // SIZE < row}
+
+
+def solution_trace(puzzle: str) -> tuple[str, str]:
+    """``(trace, solution)`` of a depth-first search, row by row.
+
+    A line has a row's number and clues, and its candidates that are still to be tried, the first
+    of which is tried now: ``2:2000>2413 2431``. A row without candidates is a dead end,
+    ``3:0210>-``; the search then goes back to the last row with another candidate, whose line comes
+    again without the one that failed. ``ok`` closes the check of the finished grid. Raises
+    ValueError when the puzzle has no solution.
+    """
+    lines: list[str] = []
+    solution = _search(puzzle, 0, lines)
     if solution is None:
         raise ValueError(f"solution_trace: wanted a puzzle with a solution, got {puzzle}")
-    return " ".join([*steps, "ok"]), solution
+    return "\n".join([*lines, "ok"]), solution
 
 
-def _search(grid: str, steps: list[str]) -> str | None:
-    cell = grid.find("0")
-    if cell < 0:
+def _search(grid: str, row: int, lines: list[str]) -> str | None:
+    if row == SIZE:
         return grid
-    options = candidates(grid, cell)
-    name = f"{cell // SIZE + 1}{cell % SIZE + 1}"
+    options = row_candidates(grid, row)
     if not options:
-        steps.append(f"{name}:-")
+        lines.append(row_line(grid, row, options))
         return None
-    for digit in options:
-        steps.append(f"{name}:{options}" + (f"?{digit}" if len(options) > 1 else ""))
-        solution = _search(_fill(grid, cell, digit), steps)
+    for tried, digits in enumerate(options):
+        lines.append(row_line(grid, row, options[tried:]))
+        filled = grid[: SIZE * row] + digits + grid[SIZE * (row + 1) :]
+        solution = _search(filled, row + 1, lines)
         if solution is not None:
             return solution
     return None

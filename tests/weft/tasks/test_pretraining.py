@@ -6,7 +6,7 @@ import numpy as np
 
 from weft.tasks import pretraining, sudoku
 
-_EQUATION = re.compile(r"(\d+)([+\-*])(\d+)=(\d+)")
+_EQUATION = re.compile(r"(\d+)([+\-*])(\d+)=(\d+)(?![\d+\-*])")
 
 
 def _documents(count: int) -> list[pretraining.Document]:
@@ -34,11 +34,68 @@ def test_documents_are_true_and_hold_no_held_out_equation() -> None:
 
 
 def test_documents_complete_their_grids() -> None:
-    grids = [re.findall(r"\d{16}", d.given + d.text) for d in _documents(500)]
-    pairs = [found for found in grids if found]
+    texts = [d.given + d.text for d in _documents(500)]
+    pairs = [re.findall(r"\d{16}", text) for text in texts if re.search(r"\d{16}=", text)]
     assert len(pairs) > 50
     assert all(sudoku.is_valid_solution(puzzle, solution) for puzzle, solution in pairs)
     assert all(1 <= puzzle.count("0") <= 6 for puzzle, _ in pairs)
+
+
+def test_documents_list_the_candidates_of_rows() -> None:
+    num_lines = 0
+    for document in _documents(400):
+        text = (document.given + document.text).split("\n")
+        for line in (line for line in text if ">" in line):
+            puzzle = next(part for part in text if re.fullmatch(r"\d{16}", part))
+            row = int(line[0]) - 1
+            assert line == sudoku.row_line(puzzle, row, sudoku.row_candidates(puzzle, row))
+            num_lines += 1
+    assert num_lines > 50
+
+
+def test_half_of_the_documents_begin_with_other_text() -> None:
+    documents = [d for d in _documents(1000) if d.given]
+    share = np.mean(["\n" in re.sub(r"\d{16}\n.*", "", d.given) for d in documents])
+    assert 0.45 < share < 0.55  # standard error 1.6 points
+
+
+def test_documents_pair_the_equations_of_equal_results() -> None:
+    pairs = [d for d in _documents(500) if re.fullmatch(r"\d+[+*-]\d+=\d+[+*-]\d+", d.text)]
+    assert len(pairs) > 10
+    for document in pairs:
+        listed = document.given.split("\n")[-2].split(" ")
+        values = dict(equation.split("=") for equation in listed)
+        first, second = document.text.split("=")
+        assert [left for left in values if values[left] == values[first]] == [first, second]
+
+
+def test_brackets_are_worth_what_they_say() -> None:
+    pattern = re.compile(r"(?:\((\d+)([+-])(\d+)\)([+-])(\d+)|(\d+)([+-])\((\d+)([+-])(\d+)\))=")
+    brackets = [d for d in _documents(300) if "(" in d.given]
+    found = [(pattern.fullmatch(d.given.split("\n")[-1]), int(d.text)) for d in brackets]
+    assert len(found) > 10
+    for match, value in found:
+        assert match is not None
+        a, inner, b, outer, c, d, outer2, e, inner2, f = match.groups()
+        if a is not None:
+            left, right = _apply(a, inner, b), int(c)
+        else:
+            left, right, outer = int(d), _apply(e, inner2, f), outer2
+        assert value == _apply(left, outer, right)
+        assert not pretraining.is_held_out(left, outer, right)
+
+
+def _apply(a: int | str, operator: str, b: int | str) -> int:
+    return int(a) + int(b) if operator == "+" else int(a) - int(b)
+
+
+def test_worksheets_compute_with_the_three_numbers_that_are_given() -> None:
+    sheets = [d for d in _documents(300) if d.given.endswith(": ")]
+    assert len(sheets) > 30
+    for sheet in sheets:
+        numbers = {int(n) for n in re.findall(r"\d+", sheet.given.split("\n")[-1])}
+        for a, _, b, _ in _equations(sheet.text):
+            assert {a, b} <= numbers
 
 
 def test_is_held_out_takes_about_one_pair_in_twenty() -> None:
