@@ -3,6 +3,7 @@
 Importable without torch and without ray, so that ``--help`` answers at once.
 """
 
+import argparse
 import importlib
 import logging
 import sys
@@ -79,14 +80,15 @@ def parse_arguments(stage: str, argv: Sequence[str]) -> Invocation:
 
 
 def _config_path(argv: Sequence[str]) -> str:
-    for number, argument in enumerate(argv):
-        if argument == "--config":
-            if number + 1 == len(argv):
-                raise ConfigError("--config: wanted a file, got nothing")
-            return argv[number + 1]
-        if argument.startswith("--config="):
-            return argument.removeprefix("--config=")
-    return _default_config()
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", action="append")
+    try:
+        paths = parser.parse_known_args(list(argv))[0].config or [_default_config()]
+    except argparse.ArgumentError as error:
+        raise ConfigError("--config: wanted a file, got nothing") from error
+    if len(paths) > 1:
+        raise ConfigError(f"--config: wanted one file, got {', '.join(paths)}")
+    return str(paths[0])
 
 
 def _default_config() -> str:

@@ -67,8 +67,8 @@ def encode(
             "prompt_is_no_prefix", "the prompt's tokens are not a prefix of the conversation's"
         )
     body = _close(whole[len(head) :], tokenizer.eos_token_id)
-    if tokenizer.mask_token_id in body:
-        return Refused("mask_token_in_text", "the response contains the mask token")
+    if tokenizer.mask_token_id in whole:
+        return Refused("mask_token_in_text", "the text contains the mask token itself")
     return _fit(head, body, max_length, too_long)
 
 

@@ -73,6 +73,7 @@ def test_run_job_makes_local_paths_absolute(stage, config_file, tmp_path, monkey
     [
         (["--config", "none.toml"], ["none.toml: cannot be read"]),
         (["--config"], ["--config: wanted a file, got nothing"]),
+        (["--config", "a.toml", "--config=b.toml"], ["wanted one file, got a.toml, b.toml"]),
         (["--train.batch-size", "0"], ["train.batch_size: wanted at least 1, got 0"]),
         (["--evaluate.block-length", "0"], ["evaluate.block_length: wanted at least 1, got 0"]),
     ],

@@ -80,6 +80,7 @@ def test_an_empty_response_is_refused():
 def test_a_response_with_the_mask_token_is_refused():
     assert encoded("1+2", "3<|mask|>").reason == "mask_token_in_text"
     assert encoded("", "<|mask|>").reason == "mask_token_in_text"
+    assert encoded("what is <|mask|>?", "3").reason == "mask_token_in_text"
     assert isinstance(encoded("1+2", "3 <mask>"), Encoded)
 
 

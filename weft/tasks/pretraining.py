@@ -1,6 +1,7 @@
 """Generated text that a small denoiser is pre-trained on: arithmetic, and Sudoku grids to complete.
 
-It teaches skills, not tasks: no prompt, trace or answer format of a task occurs in it.
+It teaches skills, not tasks: arithmetic, what a grid's rows leave possible, how to write it down. No
+prompt, search or answer format of a task occurs in it.
 """
 
 import hashlib
