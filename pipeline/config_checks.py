@@ -84,9 +84,14 @@ def _impossible(config: RunConfig) -> Iterator[str]:
             "use sequence or batch with rates.entropies = online"
         )
     needs_tail_entropy = rates.tail == "entropy" and config.data.eos_policy != "one"
+    if needs_tail_entropy and rates.beta_ref == "dataset":
+        yield (
+            "rates.beta_ref: dataset is a mean over responses, known before any tail is drawn; "
+            "use sequence or batch with rates.tail = entropy"
+        )
     if needs_tail_entropy and rates.entropies == "frozen" and config.reference.tail == 0:
         yield _wanted("reference.tail", "at least 1 with rates.tail = entropy", 0)
-    if config.objective.weighting == "partial" and not 0 <= config.objective.alpha <= 1:
+    if not 0 <= config.objective.alpha <= 1:
         yield _wanted("objective.alpha", "a number in [0, 1]", config.objective.alpha)
     if 0 < train.max_steps <= train.warmup_steps:
         yield _wanted(
@@ -96,10 +101,14 @@ def _impossible(config: RunConfig) -> Iterator[str]:
         yield (
             "model.trust_remote_code: no built-in family runs code of a checkpoint; leave it false"
         )
-    if not train.name or "/" in train.name:
+    if not train.name or not _is_folder_name(train.name):
         yield _wanted("train.name", "a folder name", train.name)
-    if "/" in config.evaluate.name:
+    if not _is_folder_name(config.evaluate.name):
         yield _wanted("evaluate.name", "a folder name", config.evaluate.name)
+
+
+def _is_folder_name(name: str) -> bool:
+    return "/" not in name and name not in (".", "..")
 
 
 def _sources(sources: tuple[SourceSection, ...]) -> Iterator[str]:

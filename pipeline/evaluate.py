@@ -5,6 +5,7 @@ stage that is started again decodes only what is missing.
 """
 
 import dataclasses
+import functools
 import logging
 import math
 import time
@@ -16,13 +17,15 @@ from pipeline import artifacts, storage
 from pipeline.artifacts import Manifest
 from pipeline.cluster import ray_session
 from pipeline.config import RunConfig, identity
-from pipeline.decode_shard import EvaluateActor, Shard
+from pipeline.decode_shard import ROW_SCHEMA, EvaluateActor, Shard
 from pipeline.errors import DataError
 from pipeline.items import load_items
-from pipeline.layout import layout
-from pipeline.models import weights_fingerprint
+from pipeline.layout import STATE_FOLDER, layout
+from pipeline.models import check_context, weights_fingerprint
+from pipeline.shard_tasks import Workers, run_shards
 from pipeline.statistics import accuracy_interval
-from pipeline.tokenizers import tokenizer_fingerprints_at
+from pipeline.tokenization import prompt_ids
+from pipeline.tokenizers import open_tokenizer_at, tokenizer_fingerprints_at
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +39,14 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
     checkpoint = resolve_checkpoint_name(config)
     folder = layout(config).evaluation(evaluation_name(config))
     items = {task: load_items(config.evaluate, task) for task in config.evaluate.tasks}
+    _check_context(config, checkpoint, items)
     wanted = _wanted(config, checkpoint, items)
     if artifacts.is_done(folder, wanted, overwrite=overwrite):
         print(f"evaluate: {folder} is already finished; --overwrite repeats it")
         print(format_metrics(storage.read_json(storage.join(folder, METRICS_FILE))))
         return
     shards = list(plan_shards(config, items))
-    missing = _start_or_continue(folder, wanted, shards)
+    missing = _start_or_continue(folder, wanted, shards, items)
     started = time.monotonic()
     section = config.evaluate
     with ray_session(
@@ -77,10 +81,12 @@ def resolve_checkpoint_name(config: RunConfig) -> str:
     if not wanted:
         return config.model.path
     own = layout(config).checkpoint(wanted)
-    if "/" not in wanted and storage.exists(own):
-        artifacts.require(own, "train", hint="run jobs/train.py to the end")
-        return own
-    return wanted
+    path = own if "/" not in wanted and storage.exists(own) else wanted
+    if any(storage.exists(storage.join(path, name)) for name in (STATE_FOLDER, artifacts.MANIFEST)):
+        # A checkpoint of ours, wherever it lies: whole once it has a manifest.
+        manifest = artifacts.require(path, "train", hint="run jobs/train.py to the end")
+        artifacts.verify_files(path, manifest)
+    return path
 
 
 def evaluation_name(config: RunConfig) -> str:
@@ -90,6 +96,20 @@ def evaluation_name(config: RunConfig) -> str:
         return section.name
     name = PurePosixPath(section.checkpoint).name if section.checkpoint else "base"
     return f"{name}-{PurePosixPath(section.data_dir).name}" if section.data_dir else name
+
+
+def _check_context(config: RunConfig, checkpoint: str, items: dict[str, list[Any]]) -> None:
+    from weft.tasks import get_task
+
+    tokenizer, section = open_tokenizer_at(checkpoint), config.evaluate
+    for task, problems in items.items():
+        prompts = (get_task(task).prompt(problem, section.prompt_style) for problem in problems)
+        longest = max(len(prompt_ids(tokenizer, p.text, p.prefill)) for p in prompts)
+        check_context(
+            checkpoint,
+            longest + section.gen_length,
+            f"evaluate.gen_length {section.gen_length} behind {task}'s longest prompt of {longest}",
+        )
 
 
 def _wanted(config: RunConfig, checkpoint: str, items: dict[str, list[Any]]) -> Manifest:
@@ -118,13 +138,14 @@ def plan_shards(config: RunConfig, items: dict[str, list[Any]]) -> Iterator[Shar
             yield Shard(f"{task}-{number:05d}.parquet", task, start, start + size)
 
 
-def _start_or_continue(folder: str, wanted: Manifest, shards: list[Shard]) -> list[Shard]:
+def _start_or_continue(
+    folder: str, wanted: Manifest, shards: list[Shard], items: dict[str, list[Any]]
+) -> list[Shard]:
     # The plan is part of what may be continued: other shards would overlap with those there.
     recipe = artifacts.fingerprint([wanted.recipe, [dataclasses.asdict(s) for s in shards]])
     path = storage.join(folder, _RECIPE_FILE)
     if storage.exists(path) and storage.read_json(path) == recipe:
-        there = set(storage.list_files(folder))
-        missing = [shard for shard in shards if shard.name not in there]
+        missing = [shard for shard in shards if not _is_whole(folder, shard, items)]
         logger.info("continuing missing=%d of=%d", len(missing), len(shards))
         return missing
     storage.remove(folder)
@@ -132,24 +153,19 @@ def _start_or_continue(folder: str, wanted: Manifest, shards: list[Shard]) -> li
     return shards
 
 
-def _run_shards(config: RunConfig, checkpoint: str, folder: str, shards: list[Shard]) -> None:
-    if not shards:
-        return
-    import ray
-    from ray.data import ActorPoolStrategy
+def _is_whole(folder: str, shard: Shard, items: dict[str, list[Any]]) -> bool:
+    """Whether an interrupted run left ``shard``, undamaged and of the same items."""
+    found = storage.read_if_whole(storage.join(folder, shard.name), ROW_SCHEMA)
+    wanted = [problem.item_id for problem in items[shard.task][shard.start : shard.stop]]
+    return found is not None and found["item_id"].to_pylist() == wanted
 
+
+def _run_shards(config: RunConfig, checkpoint: str, folder: str, shards: list[Shard]) -> None:
     section = config.evaluate
-    dataset = ray.data.from_items(
-        [dataclasses.asdict(shard) for shard in shards], override_num_blocks=len(shards)
-    ).map(
-        EvaluateActor,
-        fn_constructor_args=(config, checkpoint, folder),
-        compute=ActorPoolStrategy(size=min(section.num_actors, len(shards))),
-        num_cpus=section.num_cpus,
-        num_gpus=section.num_gpus,
-    )
+    workers = Workers(section.num_cpus, section.num_gpus, section.num_actors)
+    make_actor = functools.partial(EvaluateActor, config, checkpoint, folder)
     correct = total = 0
-    for row in dataset.iter_rows():
+    for row in run_shards(make_actor, [dataclasses.asdict(shard) for shard in shards], workers):
         correct, total = correct + row["num_correct"], total + row["num_items"]
         logger.info("shard=%s items=%d accuracy_so_far=%.3f", row["shard"], total, correct / total)
 

@@ -6,6 +6,9 @@ from pathlib import Path
 from pipeline import storage
 from pipeline.config import RunConfig
 
+STATE_FOLDER = "state"
+"""Inside a checkpoint of ours: what training continues from."""
+
 
 @dataclass(frozen=True)
 class RunLayout:
@@ -76,7 +79,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         evaluate=replace(
             evaluate,
             checkpoint=_absolute_input(evaluate.checkpoint),
-            data_dir=_absolute_input(evaluate.data_dir),
+            data_dir=_absolute_file(evaluate.data_dir),
         ),
     )
 

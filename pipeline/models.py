@@ -9,8 +9,13 @@ import torch
 from pipeline import storage
 from pipeline.artifacts import fingerprint
 from pipeline.config import RunConfig
-from pipeline.errors import CheckpointError
-from weft.models import load_denoiser, random_denoiser, resolve_checkpoint
+from pipeline.errors import CheckpointError, ConfigError
+from weft.models import (
+    load_denoiser,
+    random_denoiser,
+    read_architecture,
+    resolve_checkpoint,
+)
 from weft.models.base import Denoiser
 
 
@@ -51,8 +56,27 @@ def _of_folder(folder: str) -> str:
     return fingerprint([storage.sha256(storage.join(folder, "config.json")), checksums])
 
 
+def _architecture(path: str) -> dict[str, Any]:
+    try:
+        return read_architecture(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"model.path {path}: {error}") from error
+
+
+def check_context(path: str, num_tokens: int, what: str) -> None:
+    """Raise ConfigError when ``num_tokens`` are more than the denoiser at ``path`` was made for.
+
+    ``what`` names the settings that ask for them.
+    """
+    limit = int(_architecture(path)["max_sequence_length"])
+    if num_tokens > limit:
+        raise ConfigError(
+            f"{what}: wanted at most the {limit} tokens of {path}'s context, got {num_tokens}"
+        )
+
+
 def start_fingerprint(config: RunConfig) -> str:
     """Identity of the weights that training starts from."""
     if config.model.init == "random":
-        return f"random-{config.run.seed}"
+        return fingerprint(["random", config.run.seed, _architecture(config.model.path)])
     return weights_fingerprint(config.model.path)

@@ -19,6 +19,8 @@ from pipeline.cluster import ray_session
 from pipeline.config import DataSection, RunConfig, identity
 from pipeline.errors import ArtifactError, DataError
 from pipeline.layout import layout, shard_name
+from pipeline.models import check_context
+from pipeline.shard_tasks import Workers, run_shards
 from pipeline.sources import Row, count_rows, read_rows, source_fingerprint, source_name
 from pipeline.tokenization import Encoded, Refused, encode, example_id
 from pipeline.tokenizers import check_tokenizer, open_tokenizer, tokenizer_fingerprints
@@ -57,11 +59,12 @@ class Piece:
 def run(config: RunConfig, *, overwrite: bool = False) -> None:
     """Write the ``prepared`` artifact of ``config``, or say that it is there already."""
     folder = layout(config).prepared
+    check_context(config.model.path, config.data.max_length, "data.max_length")
+    counts = [count_rows(source) for source in config.data.sources]
     wanted = _wanted(config)
     if artifacts.is_done(folder, wanted, overwrite=overwrite):
         print(f"prepare: {folder} is already finished; --overwrite repeats it")
         return
-    counts = [count_rows(source) for source in config.data.sources]
     storage.remove(folder)  # remains of an interrupted run
     started = time.monotonic()
     with ray_session(cpus=config.data.num_cpus):
@@ -142,35 +145,25 @@ def _data_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def _run_shards(config: RunConfig, folder: str, plan: list[list[Piece]]) -> list[dict[str, Any]]:
-    import ray
+    def run_one(row: dict[str, Any]) -> dict[str, Any]:
+        shard = int(row["shard"])
+        return prepare_shard(config, folder, shard, plan[shard])
 
     rows = [{"shard": number} for number in range(len(plan))]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        _ShardTask(config, folder, plan), num_cpus=config.data.num_cpus
-    )
-    return sorted(dataset.take_all(), key=lambda shard: int(shard["shard"]))
-
-
-class _ShardTask:
-    """Ray Data's map function: a row that names a shard -> the row that describes its output."""
-
-    def __init__(self, config: RunConfig, folder: str, plan: list[list[Piece]]) -> None:
-        self.config, self.folder, self.plan = config, folder, plan
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        shard = int(row["shard"])
-        return prepare_shard(self.config, self.folder, shard, self.plan[shard])
+    results = run_shards(lambda: run_one, rows, Workers(config.data.num_cpus))
+    return sorted(results, key=lambda shard: int(shard["shard"]))
 
 
 def prepare_shard(
     config: RunConfig, folder: str, shard: int, pieces: list[Piece]
 ) -> dict[str, Any]:
-    """Write shard number ``shard``; its example ids, rejected counts and truncated count.
+    """Write shard number ``shard``; its example ids and positions, rejected and truncated counts.
 
     Pure in its arguments: the same shard always has the same bytes. Knows no Ray.
     """
     tokenizer = open_tokenizer(config.model)
     accepted: list[dict[str, Any]] = []
+    positions: list[int] = []
     refused: list[dict[str, Any]] = []
     num_truncated = 0
     for piece in pieces:
@@ -182,10 +175,12 @@ def prepare_shard(
             else:
                 num_truncated += result.is_truncated
                 accepted.append(_accepted_row(row, result))
+                positions.append(row.position)
     _write(folder, shard, accepted, refused)
     return {
         "shard": shard,
         "example_ids": [row["example_id"] for row in accepted],
+        "positions": positions,
         "rejected": [row["reason"] for row in refused],
         "num_truncated": num_truncated,
     }
@@ -241,29 +236,34 @@ def _drop_duplicates(folder: str, shards: list[dict[str, Any]]) -> int:
     seen: set[str] = set()
     dropped = 0
     for shard in shards:
-        ids = list(shard["example_ids"])
-        keep = [number for number, i in enumerate(ids) if not (i in seen or seen.add(i))]  # type: ignore[func-returns-value]
-        if len(keep) < len(ids):
-            _rewrite(folder, int(shard["shard"]), keep)
-            dropped += len(ids) - len(keep)
+        extra = []
+        for number, example in enumerate(shard["example_ids"]):
+            if example in seen:
+                extra.append(number)
+            seen.add(example)
+        if extra:
+            positions = [int(shard["positions"][number]) for number in extra]
+            _move_to_rejected(folder, int(shard["shard"]), extra, positions)
+            dropped += len(extra)
     return dropped
 
 
-def _rewrite(folder: str, shard: int, keep: list[int]) -> None:
+def _move_to_rejected(folder: str, shard: int, extra: list[int], positions: list[int]) -> None:
+    """Move the rows ``extra`` of a shard; ``positions`` are theirs in their source."""
     path = storage.join(folder, shard_name(shard))
     table = storage.read_table(path)
-    extra = sorted(set(range(table.num_rows)) - set(keep))
     refused = [
         {
             "source": row["source"],
-            "position": -1,
+            "position": position,
             "reason": "duplicate",
-            "detail": f"example_id {row['example_id']} occurs earlier",
+            "detail": f"its text is that of example {row['example_id']} before it",
             "prompt": "",
             "response": "",
         }
-        for row in table.take(extra).to_pylist()
+        for row, position in zip(table.take(extra).to_pylist(), positions, strict=True)
     ]
+    keep = sorted({*range(table.num_rows)} - {*extra})
     rejected_path = storage.join(folder, "rejected", shard_name(shard))
     rejected = pa.concat_tables(
         [storage.read_table(rejected_path), pa.Table.from_pylist(refused, schema=REJECTED_SCHEMA)]

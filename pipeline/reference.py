@@ -6,6 +6,7 @@ only those that are missing.
 """
 
 import dataclasses
+import functools
 import logging
 import time
 from typing import Any
@@ -18,8 +19,9 @@ from pipeline.artifacts import Manifest
 from pipeline.cluster import ray_session
 from pipeline.config import ReferenceSection, RunConfig, identity
 from pipeline.layout import layout
-from pipeline.models import open_denoiser, weights_fingerprint
+from pipeline.models import check_context, open_denoiser, weights_fingerprint
 from pipeline.prepare import require_prepared
+from pipeline.shard_tasks import Workers, run_shards
 from pipeline.tokenizers import tokenizer_fingerprints
 
 logger = logging.getLogger(__name__)
@@ -39,12 +41,17 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
     folders = layout(config)
     prepared = require_prepared(config)
     artifacts.verify_files(folders.prepared, prepared)
+    check_context(
+        config.reference.checkpoint or config.model.path,
+        config.data.max_length + config.reference.tail,
+        "data.max_length and reference.tail",
+    )
     wanted = wanted_manifest(config, prepared)
     folder = folders.entropies
     if artifacts.is_done(folder, wanted, overwrite=overwrite):
         print(f"reference: {folder} is already finished; --overwrite repeats it")
         return
-    missing = _start_or_continue(folder, wanted, prepared)
+    missing = _start_or_continue(config, wanted, prepared)
     started = time.monotonic()
     section = config.reference
     with ray_session(
@@ -90,12 +97,12 @@ def _data_shards(manifest: Manifest) -> list[str]:
     return [name for name in sorted(manifest.files) if "/" not in name]
 
 
-def _start_or_continue(folder: str, wanted: Manifest, prepared: Manifest) -> list[str]:
+def _start_or_continue(config: RunConfig, wanted: Manifest, prepared: Manifest) -> list[str]:
     """Names of the shards still to be computed; remains of another recipe are removed."""
+    folder = layout(config).entropies
     recipe_path = storage.join(folder, _RECIPE_FILE)
     if storage.exists(recipe_path) and storage.read_json(recipe_path) == wanted.recipe:
-        there = set(storage.list_files(folder))
-        missing = [name for name in _data_shards(prepared) if name not in there]
+        missing = [name for name in _data_shards(prepared) if not _is_whole(config, name)]
         logger.info("continuing missing=%d of=%d", len(missing), len(_data_shards(prepared)))
         return missing
     storage.remove(folder)
@@ -103,25 +110,21 @@ def _start_or_continue(folder: str, wanted: Manifest, prepared: Manifest) -> lis
     return _data_shards(prepared)
 
 
+def _is_whole(config: RunConfig, name: str) -> bool:
+    """Whether an interrupted run left shard ``name``, undamaged and of the same examples."""
+    folders = layout(config)
+    examples = storage.read_table(storage.join(folders.prepared, name))
+    found = storage.read_if_whole(storage.join(folders.entropies, name), ENTROPY_SCHEMA)
+    return found is not None and bool(found["example_id"].equals(examples["example_id"]))
+
+
 def _run_shards(config: RunConfig, names: list[str]) -> int:
     """Compute the shards on actors; the number of response tokens measured."""
-    if not names:
-        return 0
-    import ray
-    from ray.data import ActorPoolStrategy
-
     section = config.reference
-    size = min(section.num_actors, len(names))
-    dataset = ray.data.from_items(
-        [{"shard": name} for name in names], override_num_blocks=len(names)
-    ).map(
-        ReferenceActor,
-        fn_constructor_args=(config,),
-        compute=ActorPoolStrategy(size=size),
-        num_cpus=section.num_cpus,
-        num_gpus=section.num_gpus,
-    )
-    return int(sum(row["num_tokens"] for row in dataset.take_all()))
+    workers = Workers(section.num_cpus, section.num_gpus, section.num_actors)
+    rows = [{"shard": name} for name in names]
+    results = run_shards(functools.partial(ReferenceActor, config), rows, workers)
+    return sum(int(row["num_tokens"]) for row in results)
 
 
 class ReferenceActor:

@@ -4,9 +4,11 @@ A slice is read without reading what comes before it in any other slice, so that
 made in any order and on any node.
 """
 
+import dataclasses
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -15,6 +17,7 @@ from typing import Any
 from pipeline import storage
 from pipeline.config import DataSection, SourceSection
 from pipeline.errors import ArtifactError, DataError
+from weft.tasks.base import Problem
 
 # Generated sources draw slice s from indices s * _SLICE_STRIDE onward: slices never overlap.
 _SLICE_STRIDE = 1 << 32
@@ -58,8 +61,8 @@ def source_fingerprint(source: SourceSection) -> str:
         return "generated"
     try:
         return storage.sha256(source.path)
-    except OSError as error:
-        raise DataError(_unreadable(source.path, error)) from error
+    except ArtifactError as error:
+        raise DataError(_unreadable(source.path, error.__cause__ or error)) from error
 
 
 def read_rows(
@@ -67,51 +70,55 @@ def read_rows(
 ) -> Iterator[Row]:
     """Rows ``start`` to ``stop`` (exclusive) of ``source``, refused ones included.
 
-    Generated sources yield ``stop - start`` usable rows, and beside them the problems they left
-    out because they belong to an evaluation set.
+    Generated sources yield ``stop - start`` usable rows, and beside them the ones they left out
+    because they contain a problem of an evaluation set.
     """
     if source.kind == "jsonl":
         yield from _read_jsonl(source, start, stop)
-    elif source.kind == "pretraining":
-        yield from _pretraining(data.seed, source, start, stop)
-    else:
-        yield from _problems(data, source, slice_index, stop - start)
+        return
+    make_row = _document if source.kind == "pretraining" else _problem
+    index, found = slice_index * _SLICE_STRIDE, 0
+    while found < stop - start:
+        row = make_row(data, source, index)
+        found += not row.reason
+        yield row
+        index += 1
 
 
-def _pretraining(seed: int, source: SourceSection, start: int, stop: int) -> Iterator[Row]:
+def _document(data: DataSection, source: SourceSection, index: int) -> Row:
     from weft.tasks.pretraining import pretraining_document
 
-    for index in range(start, stop):
-        document = pretraining_document(seed=seed, index=index)
-        yield Row(
-            source_name(source),
-            index,
-            document.given,
-            document.text,
-            is_chat=False,
-            may_repeat=True,
-        )
+    document = pretraining_document(seed=data.seed, index=index)
+    row = Row(
+        source_name(source),
+        index,
+        document.given,
+        document.text,
+        is_chat=False,
+        may_repeat=True,
+    )
+    return _without_evaluation_items(row, document.problem) if document.problem else row
 
 
-def _problems(
-    data: DataSection, source: SourceSection, slice_index: int, count: int
-) -> Iterator[Row]:
+def _problem(data: DataSection, source: SourceSection, index: int) -> Row:
     from weft.tasks import get_task
-    from weft.tasks.fingerprints import is_benchmark_item, is_held_out
 
     task = get_task(source.task)
-    index, found = slice_index * _SLICE_STRIDE, 0
-    while found < count:
-        problem = task.generate(seed=data.seed, index=index)
-        prompt = task.prompt(problem, data.prompt_style).text
-        if is_benchmark_item(problem):
-            yield Row(task.name, index, prompt, reason="benchmark_item", detail=problem.item_id)
-        elif is_held_out(problem):
-            yield Row(task.name, index, prompt, reason="held_out_item", detail=problem.item_id)
-        else:
-            found += 1
-            yield Row(task.name, index, prompt, task.response(problem))
-        index += 1
+    problem = task.generate(seed=data.seed, index=index)
+    prompt = task.prompt(problem, data.prompt_style).text
+    row = Row(task.name, index, prompt, task.response(problem))
+    return _without_evaluation_items(row, problem)
+
+
+def _without_evaluation_items(row: Row, problem: Problem) -> Row:
+    """``row``, which contains ``problem``; refused if an evaluation asks for it."""
+    from weft.tasks.fingerprints import fingerprint, is_benchmark_item, is_held_out
+
+    if is_benchmark_item(problem):
+        return dataclasses.replace(row, reason="benchmark_item", detail=fingerprint(problem))
+    if is_held_out(problem):
+        return dataclasses.replace(row, reason="held_out_item", detail=fingerprint(problem))
+    return row
 
 
 def _read_jsonl(source: SourceSection, start: int, stop: int) -> Iterator[Row]:
@@ -150,7 +157,7 @@ def _lines(path: str) -> Iterator[str]:
         with content as raw:
             unpacked = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
             yield from io.TextIOWrapper(unpacked, encoding="utf-8", errors="replace")
-    except (OSError, EOFError, ArtifactError) as error:
+    except (OSError, EOFError, zlib.error, ArtifactError) as error:
         raise DataError(_unreadable(path, error)) from error
 
 

@@ -3,8 +3,10 @@
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,8 @@ from pipeline.errors import ArtifactError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 20
 
@@ -49,29 +53,39 @@ def _open_fs(path: str) -> tuple[Any, str]:
         fs, inner = fsspec.core.url_to_fs(path)
     except (ImportError, ValueError) as error:
         raise ArtifactError(f"{path}: no file system for this address: {error}") from error
+    fs.invalidate_cache()  # a listing that is remembered would lack what workers wrote since
     return fs, inner
+
+
+@contextlib.contextmanager
+def _reporting(path: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be {what}: {error.strerror or error}") from error
 
 
 def exists(path: str) -> bool:
     """Whether a file or folder is at ``path``."""
     fs, inner = _open_fs(path)
-    return bool(fs.exists(inner))
+    with _reporting(path, "read"):
+        return bool(fs.exists(inner))
 
 
 def list_files(folder: str) -> list[str]:
     """Names of the entries directly in ``folder``, sorted; empty when there is no such folder."""
     fs, inner = _open_fs(folder)
-    if not fs.exists(inner):
-        return []
-    names = (entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(inner, detail=False))
-    return sorted(names)
+    with _reporting(folder, "read"):
+        entries = fs.ls(inner, detail=False) if fs.exists(inner) else []
+    return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
 
 
 def remove(path: str) -> None:
     """Delete the file or folder at ``path``, if there is one."""
     fs, inner = _open_fs(path)
-    if fs.exists(inner):
-        fs.rm(inner, recursive=True)
+    with _reporting(path, "removed"):
+        if fs.exists(inner):
+            fs.rm(inner, recursive=True)
 
 
 def read_bytes(path: str) -> bytes:
@@ -96,7 +110,8 @@ def write_bytes(path: str, content: bytes) -> None:
     """
     fs, inner = _open_fs(path)
     if not is_local(path):
-        fs.pipe_file(inner, content)
+        with _reporting(path, "written"):
+            fs.pipe_file(inner, content)
         return
     temporary = Path(f"{inner}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -142,16 +157,28 @@ def read_table(path: str) -> "pa.Table":
 
     try:
         return pq.read_table(pa.BufferReader(read_bytes(path)))
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise ArtifactError(
             f"{path}: not a whole Parquet file ({error}); repeat its stage with --overwrite"
         ) from error
 
 
+def read_if_whole(path: str, schema: "pa.Schema") -> "pa.Table | None":
+    """The table at ``path`` if an interrupted run left it whole and of ``schema``; else None."""
+    if not exists(path):
+        return None
+    try:
+        table = read_table(path)
+    except ArtifactError as error:
+        logger.warning("made again: %s", error)
+        return None
+    return table if table.schema.equals(schema) else None
+
+
 def sha256(path: str) -> str:
-    """Hexadecimal SHA-256 of the file at ``path``, read in chunks."""
+    """Hexadecimal SHA-256 of the file at ``path``; ArtifactError when it cannot be read."""
     digest = hashlib.sha256()
-    with open_binary(path) as file:
+    with _reporting(path, "read"), open_binary(path) as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()

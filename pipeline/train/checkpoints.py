@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def restore_state(state: TrainState, folder: Path, recipe: str) -> None:
         state.denoiser.load_state_dict(saved.state_dict())
         values = torch.load(folder / _OPTIMIZER_FILE, weights_only=True, map_location="cpu")
         state.optimizers.load_state_dict(values)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, UnpicklingError) as error:
         raise CheckpointError(
             f"{folder}: the training state cannot be read ({error}); use --overwrite to start anew"
         ) from error

@@ -204,9 +204,8 @@ def _scale_and_clip(
     denoiser: Denoiser, totals: MetricSums, config: RunConfig, world: World
 ) -> float:
     """Turn summed gradients into those of the normalised loss, clip them; their norm before."""
-    count = float(totals["normalizer_count"])
-    if count <= 0:
-        raise ValueError("an optimizer step has nothing to be normalised by: no token was masked")
+    # Normalised by masked tokens, a step may have none; its gradients are zero already.
+    count = max(float(totals["normalizer_count"]), 1.0)
     parameters = [p for p in denoiser.parameters() if p.grad is not None]
     # DistributedDataParallel averages over ranks; the method wants the sum.
     scale = world.size / count

@@ -25,7 +25,7 @@ def summarize(sums: MetricSums, seconds: float) -> dict[str, float]:
     """
     scalars = {name: float(value) for name, value in sums.items() if value.ndim == 0}
     values = {
-        "loss": scalars["loss_sum"] / scalars["normalizer_count"],
+        "loss": _ratio(scalars["loss_sum"], scalars["normalizer_count"]),
         "nll": _ratio(scalars["nll_sum"], scalars["num_masked"]),
         "mask_fraction": scalars["num_masked"] / scalars["num_maskable"],
         "clamp_rate": scalars["num_clamped"] / scalars["num_maskable"],

@@ -10,14 +10,12 @@ from pipeline.artifacts import Manifest
 from pipeline.cluster import ray_session
 from pipeline.config import RunConfig, identity
 from pipeline.errors import ArtifactError
-from pipeline.layout import layout
+from pipeline.layout import STATE_FOLDER, layout
 from pipeline.models import start_fingerprint
 from pipeline.prepare import require_prepared
 from pipeline.tokenizers import check_tokenizer, tokenizer_fingerprints
 
 logger = logging.getLogger(__name__)
-
-_STATE_FOLDER = "state"
 
 
 def run(config: RunConfig, *, overwrite: bool = False) -> None:
@@ -64,6 +62,7 @@ def _wanted(config: RunConfig) -> Manifest:
         inputs["entropies"] = _matching_entropies(config, prepared).content
     sections = ("model", "rates", "noise", "objective", "train")
     settings = {name: identity(getattr(config, name)) for name in sections}
+    settings["model"].pop("path")  # known by its weights; where it lies may change
     policy = {k: getattr(config.data, k) for k in ("eos_policy", "tail_max", "max_length")}
     if config.rates.beta_ref == "batch" or config.data.eos_policy == "pad_to_batch":
         # These two look at a micro-batch, whose size is no mere resource then.
@@ -98,7 +97,7 @@ def _matching_entropies(config: RunConfig, prepared: Manifest) -> Manifest:
 
 
 def _refuse_other_state(folder: str, recipe: str) -> None:
-    others = [n for n in storage.list_files(storage.join(folder, _STATE_FOLDER)) if n != recipe]
+    others = [n for n in storage.list_files(storage.join(folder, STATE_FOLDER)) if n != recipe]
     if others:
         raise ArtifactError(
             f"{folder}: holds an unfinished run of another configuration ({', '.join(others)}, "
@@ -126,7 +125,7 @@ def _fit(config: RunConfig, folder: str, recipe: str) -> dict[str, Any]:
         run_config=RayRunConfig(
             # The same name and folder make Ray Train continue from its last checkpoint.
             name=recipe,
-            storage_path=storage.join(folder, _STATE_FOLDER),
+            storage_path=storage.join(folder, STATE_FOLDER),
             failure_config=FailureConfig(max_failures=train.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),

@@ -214,9 +214,10 @@ def write_history(folder: str, history: list[dict[str, float]]) -> None:
 
 
 def export(job: Job, state: TrainState) -> None:
-    """The final weights and tokenizer, in the layout that the model was loaded from."""
+    """The final weights and tokenizer, in the layout that the model was loaded from; metrics."""
     from weft.models import save_denoiser
 
+    write_history(job.folder, state.history)
     with tempfile.TemporaryDirectory() as local:
         save_denoiser(state.denoiser, Path(local))
         open_tokenizer(job.config.model).save_pretrained(local)

@@ -228,6 +228,11 @@ def test_values_out_of_range_are_refused_naming_key_wanted_and_got(line, wanted,
             "objective = {weighting = 'partial', alpha = 1.5}",
             ["objective.alpha", "[0, 1]", "got 1.5"],
         ),
+        ("objective.alpha = 2.0", ["objective.alpha", "[0, 1]", "got 2.0"]),
+        (
+            "rates = {tail = 'entropy', beta_ref = 'dataset'}",
+            ["rates.beta_ref", "sequence or batch"],
+        ),
         (
             "train = {max_steps = 20, warmup_steps = 20}",
             ["train.warmup_steps", "below max_steps 20", "got 20"],
@@ -281,7 +286,8 @@ def test_combinations_that_cannot_run_are_refused(text, parts):
         "rates = {tail = 'entropy', entropies = 'online'}\nreference.tail = 0",
         "rates = {entropies = 'online', beta_ref = 'batch'}",
         "rates.gamma = 0",
-        "objective.alpha = 2",
+        "objective = {weighting = 'partial', alpha = 1.0}",
+        "rates = {tail = 'entropy', beta_ref = 'dataset'}\ndata.eos_policy = 'one'",
         "train = {max_steps = 21, warmup_steps = 20}",
     ],
 )

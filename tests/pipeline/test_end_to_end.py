@@ -188,6 +188,83 @@ def test_damaged_and_foreign_inputs_are_refused(
     assert not (copy / "checkpoints").exists()
 
 
+def test_entropies_of_another_model_or_chat_template_are_refused(
+    finished: Path,
+    config: Path,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other_model = ("--reference.checkpoint", str(finished / "checkpoints" / "sft"))
+    assert job("train", config, "--train.name", "other", *other_model) == 2
+    assert "entropies were computed for another reference model" in capsys.readouterr().err
+    copy, checkpoint = tmp_path / "run", tmp_path / "checkpoint"
+    shutil.copytree(finished / "entropies", copy / "entropies")
+    shutil.copytree(tiny_checkpoint, checkpoint)
+    template = checkpoint / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    here = ("--run.output-dir", str(copy), "--model.path", str(checkpoint))
+    assert job("prepare", config, *here) == 0
+    assert job("train", config, *here) == 2
+    assert "entropies: made with chat template" in capsys.readouterr().err
+
+
+def test_the_unfinished_state_of_another_configuration_is_refused(
+    finished: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = finished / "checkpoints" / "unfinished" / "state" / "0123456789abcdef"
+    state.mkdir(parents=True)
+    assert job("train", config, "--train.name", "unfinished") == 2
+    assert "an unfinished run of another configuration" in capsys.readouterr().err
+    assert job("evaluate", config, "--checkpoint", "unfinished") == 2
+    assert "run jobs/train.py to the end" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["reference", "evaluate"])
+def test_weights_that_only_a_worker_finds_damaged_are_one_line(
+    stage: str,
+    finished: Path,
+    config: Path,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    copy, checkpoint = tmp_path / "run", tmp_path / "checkpoint"
+    shutil.copytree(finished / "prepared", copy / "prepared")
+    shutil.copytree(tiny_checkpoint, checkpoint)
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    option = "--reference.checkpoint" if stage == "reference" else "--checkpoint"
+    assert job(stage, config, "--run.output-dir", str(copy), option, str(checkpoint)) == 2
+    (line,) = [li for li in capsys.readouterr().err.splitlines() if li.startswith("error: ")]
+    assert "model.safetensors: not a whole safetensors file" in line
+    assert not list(copy.rglob("*/manifest.json"))[1:]  # that of the prepared data alone
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "message"),
+    [
+        ("prepare", ["--data.max-length", "4096"], "data.max_length: wanted at most the"),
+        ("reference", ["--reference.tail", "4096"], "data.max_length and reference.tail: wanted"),
+        (
+            "evaluate",
+            ["--evaluate.gen-length", "4096", "--evaluate.steps", "4096"],
+            "evaluate.gen_length 4096 behind sudoku's longest prompt",
+        ),
+    ],
+)
+def test_more_tokens_than_the_context_are_refused_before_ray_starts(
+    finished: Path,
+    config: Path,
+    stage: str,
+    change: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert job(stage, config, *change) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_reference_runs_only_the_missing_shards(
     finished: Path, config: Path, tmp_path: Path
 ) -> None:
@@ -197,6 +274,8 @@ def test_reference_runs_only_the_missing_shards(
     folder = copy / "entropies"
     (folder / "manifest.json").unlink()
     (folder / "part-00001.parquet").unlink()
+    damaged = folder / "part-00002.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:-20])
     kept = (folder / "part-00000.parquet").stat().st_mtime_ns
     assert job("reference", config, "--run.output-dir", str(copy)) == 0
     assert (folder / "part-00000.parquet").stat().st_mtime_ns == kept

@@ -144,9 +144,10 @@ def test_restore_state_refuses_another_configuration_and_damaged_files(tmp_path:
     with pytest.raises(CheckpointError, match="wanted a state of configuration two, got one"):
         restore_state(new_state(config), tmp_path, "two")
     path = tmp_path / "optimizer.pt"
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        restore_state(new_state(config), tmp_path, "one")
+    for content in (path.read_bytes()[:100], b"", b"not a checkpoint"):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            restore_state(new_state(config), tmp_path, "one")
 
 
 def test_train_reports_finite_metrics_that_add_up() -> None:
@@ -157,6 +158,28 @@ def test_train_reports_finite_metrics_that_add_up() -> None:
         assert all(np.isfinite(value) for value in values.values())
         assert 0 < values["mask_fraction"] < 1
         assert values["tokens"] > 16 * 3
+
+
+def test_a_step_without_masked_tokens_changes_nothing_when_these_normalise() -> None:
+    config = make_config(batch_size=1, log_every=1, weight_decay=0.0)
+    config = dataclasses.replace(
+        config, objective=dataclasses.replace(config.objective, normalizer="masked")
+    )
+    state = new_state(config)
+    reporter = run(config, state, stop=24)
+    empty = [values for values in reporter.values if values["mask_fraction"] == 0.0]
+    assert empty
+    assert all(values["loss"] == values["grad_norm"] == 0.0 for values in empty)
+    assert bool(weights(state).isfinite().all())
+
+
+def test_bfloat16_trains_float32_weights_to_nearly_the_same() -> None:
+    exact, rounded = make_config(), make_config(precision="bfloat16")
+    states = [new_state(config) for config in (exact, rounded)]
+    losses = [run(c, s).values[-1]["loss"] for c, s in zip((exact, rounded), states, strict=True)]
+    assert {p.dtype for p in states[1].denoiser.parameters()} == {torch.float32}
+    assert not same_bits(*states)
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
 def test_train_lowers_the_loss_of_a_problem_it_can_learn() -> None:

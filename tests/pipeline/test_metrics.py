@@ -36,8 +36,9 @@ def test_summarize_divides_each_sum_by_its_own_count() -> None:
 
 
 def test_summarize_has_a_value_when_nothing_was_masked() -> None:
-    values = summarize(sums(num_masked=0.0, nll_sum=0.0), seconds=0.0)
-    assert values["nll"] == 0.0
+    nothing = sums(num_masked=0.0, nll_sum=0.0, loss_sum=0.0, normalizer_count=0.0)
+    values = summarize(nothing, seconds=0.0)
+    assert values["loss"] == values["nll"] == 0.0
     assert values["tokens_per_second"] == 0.0
 
 

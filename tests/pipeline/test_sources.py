@@ -10,6 +10,7 @@ from pipeline.config import DataSection, SourceSection
 from pipeline.errors import DataError, PipelineError
 from pipeline.sources import Row, count_rows, read_rows, source_fingerprint, source_name
 from weft.tasks import fingerprints, get_task
+from weft.tasks.pretraining import pretraining_document
 
 DATA = DataSection()
 SUDOKU = SourceSection(kind="task", task="sudoku", count=40)
@@ -107,6 +108,12 @@ def test_a_gzipped_file_reads_like_a_plain_one(numbered, tmp_path):
     ]
 
 
+def damaged_gzip(path):
+    content = bytearray(gzip.compress(GOOD * 1000))
+    content[10:14] = b"\xff" * 4  # where the deflate stream begins
+    path.write_bytes(content)
+
+
 def broken_gzip(path):
     path.write_bytes(gzip.compress(GOOD * 1000)[:-20])
 
@@ -119,6 +126,7 @@ def broken_gzip(path):
         ("empty.jsonl.gz", lambda path: path.write_bytes(gzip.compress(b"")), "got an empty file"),
         ("plain.jsonl.gz", lambda path: path.write_bytes(GOOD), "cannot be read"),
         ("cut.jsonl.gz", broken_gzip, "cannot be read"),
+        ("damaged.jsonl.gz", damaged_gzip, "cannot be read"),
         ("folder.jsonl", lambda path: path.mkdir(), "cannot be read"),
     ],
 )
@@ -166,7 +174,7 @@ def test_generated_slices_need_nothing_of_the_others_and_differ(source):
 
 
 def test_pretraining_text_is_no_chat_and_may_repeat():
-    rows = rows_of(TEXT)
+    rows = [row for row in rows_of(TEXT) if not row.reason]
     assert len(rows) == TEXT.count
     assert all(not row.is_chat and row.may_repeat for row in rows)
     # The left side of an equation is given; what is to be learnt goes on from there.
@@ -186,6 +194,21 @@ def test_held_out_problems_are_left_out_beside_the_full_count(task):
     assert any(row.reason == "held_out_item" for row in rows)
 
 
+def test_pretraining_text_has_no_evaluation_items(monkeypatch):
+    source = SourceSection(kind="pretraining", count=400)
+    documents = [pretraining_document(seed=0, index=index) for index in range(400)]
+    with_problem = [n for n, document in enumerate(documents) if document.problem]
+    listed = with_problem[3]
+    digest = fingerprints.fingerprint(documents[listed].problem)
+    monkeypatch.setattr(fingerprints, "benchmark_fingerprints", lambda: frozenset([digest]))
+    reasons = {row.position: row.reason for row in rows_of(source)}
+    assert reasons[listed] == "benchmark_item"
+    held_out = [n for n in with_problem if fingerprints.is_held_out(documents[n].problem)]
+    assert len(held_out) > 2
+    assert {n for n in range(400) if reasons[n]} == {*held_out, listed}
+    assert sum(not reason for reason in reasons.values()) == 400
+
+
 def test_benchmark_items_are_left_out(monkeypatch):
     found = [row for row in rows_of(SUDOKU, 0, 5) if not row.reason]
     task = get_task("sudoku")
@@ -194,5 +217,5 @@ def test_benchmark_items_are_left_out(monkeypatch):
     rows = rows_of(SUDOKU, 0, 5)
     refused = [row for row in rows if row.reason == "benchmark_item"]
     assert [row.position for row in refused] == [found[2].position]
-    assert refused[0].response == ""
+    assert refused[0].response == found[2].response
     assert sum(not row.reason for row in rows) == 5

@@ -6,6 +6,7 @@ from weft.models.checkpoints import (
     load_tokenizer,
     meta_denoiser,
     random_denoiser,
+    read_architecture,
     resolve_checkpoint,
     save_denoiser,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "load_tokenizer",
     "meta_denoiser",
     "random_denoiser",
+    "read_architecture",
     "resolve_checkpoint",
     "save_denoiser",
 ]

@@ -62,6 +62,11 @@ def random_denoiser(path: str, *, generator: torch.Generator) -> Denoiser:
     return denoiser
 
 
+def read_architecture(path: str) -> dict[str, Any]:
+    """The values of the checked ``config.json`` at ``path``; ValueError for an unknown family."""
+    return _read_config(resolve_checkpoint(path)).to_json()
+
+
 def meta_denoiser(path: str) -> LladaDenoiser:
     """The architecture at ``path`` without storage, for counting and for loading."""
     config = _read_config(resolve_checkpoint(path))

@@ -1,20 +1,23 @@
 """Generated text that a small denoiser is pre-trained on: arithmetic, and Sudoku grids to complete.
 
-It teaches skills, not tasks: arithmetic, what a grid's rows leave possible, how to write it down. No
-prompt, search or answer format of a task occurs in it.
+It teaches skills, not tasks: arithmetic, what a grid's rows leave possible, how to write it down.
+No prompt, search or answer format of a task occurs in it. A document that contains a problem which
+a task could ask says so, and those of evaluation sets can be kept out.
 """
 
 import hashlib
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from weft.tasks import sudoku
+from weft.tasks.base import Problem
 
 _HELD_OUT_SHARE = 20
 """One pair in so many is never part of any generated text."""
 _LARGEST_SUM_OPERAND = 200
+_LARGEST_TABLE = 12
 _OPERATOR_SHARES = (0.34, 0.34, 0.32)
 """Of ``+ - *``: products are few, but each has to be learned by itself."""
 _LIST_CHARACTERS = 60
@@ -27,6 +30,8 @@ class Document:
 
     given: str
     text: str
+    problem: Problem | None = None
+    """The problem of a task whose grid, or whose numbers and target, the text contains."""
 
 
 def pretraining_document(*, seed: int, index: int) -> Document:
@@ -40,7 +45,9 @@ def pretraining_document(*, seed: int, index: int) -> Document:
     """
     rng = np.random.default_rng([seed, index])
     document = _document(rng)
-    return Document(_remains(rng) + document.given, document.text) if document.given else document
+    if not document.given:
+        return document
+    return replace(document, given=_remains(rng) + document.given)
 
 
 def _document(rng: np.random.Generator) -> Document:
@@ -59,8 +66,11 @@ def _document(rng: np.random.Generator) -> Document:
     if kind < 0.87:
         return _row_sheet(rng)
     puzzle, solution = sudoku.generate_puzzle(rng, _few(rng), unique=False)
+    problem = Problem("sudoku", "", {"puzzle": puzzle})
     given, text = f"{puzzle}=", solution
-    return Document(given, text) if rng.random() < 0.8 else Document("", given + text)
+    if rng.random() < 0.2:
+        given, text = "", given + text
+    return Document(given, text, problem)
 
 
 def _few(rng: np.random.Generator) -> int:
@@ -77,9 +87,11 @@ def _remains(rng: np.random.Generator) -> str:
 def is_held_out(a: int, operator: str, b: int) -> bool:
     """Whether the equation of ``a operator b`` is kept out of all text, one in twenty.
 
-    Sums are held out with their mirror image, which would give them away. Products are not: a
-    times table that is never seen cannot be deduced from the rest of it.
+    Sums are held out with their mirror image, which would give them away. Products are not, and
+    squares never: an entry of a times table that is never seen cannot be deduced from the rest.
     """
+    if operator == "*" and a == b:
+        return False
     if operator == "+":
         a, b = sorted((a, b))
     digest = hashlib.sha256(f"{a}{operator}{b}".encode()).digest()
@@ -103,17 +115,15 @@ def equation(rng: np.random.Generator, *, held_out: bool = False) -> tuple[str, 
 
 def is_small_product(a: int, b: int) -> bool:
     """Whether ``a * b`` is in the times tables to 12, or a one-digit multiple of at most 100."""
-    return max(a, b) <= 12 or (min(a, b) <= 9 and a * b <= 100)
+    return max(a, b) <= _LARGEST_TABLE or (min(a, b) <= 9 and a * b <= 100)
 
 
 def _operands(operator: str, rng: np.random.Generator) -> tuple[int, int]:
     if operator == "*":
-        # Products with 0 or 1 are many and soon learned.
-        least = 0 if rng.random() < 0.2 else 2
-        while True:
-            a, b = (int(n) for n in rng.integers(least, 100, size=2))
-            if is_small_product(a, b):
-                return a, b
+        # One table after the other: drawn as pairs, most would have a factor 0 or 1.
+        a = int(rng.integers(0, _LARGEST_TABLE + 1))
+        b = int(rng.choice([n for n in range(100) if is_small_product(a, n)]))
+        return (a, b) if rng.random() < 0.5 else (b, a)
     limits = [_LARGEST_SUM_OPERAND if rng.random() < 0.2 else 99, 99]
     # One-digit operands are rare among uniform ones, and what carries are made of.
     a, b = (int(rng.integers(0, 10 if rng.random() < 0.15 else limit + 1)) for limit in limits)
@@ -155,7 +165,8 @@ def _bracketed(rng: np.random.Generator) -> Document:
         value = left + right if outer == "+" else left - right
         if min(pair, value) < 0 or is_held_out(a, inner, b) or is_held_out(left, outer, right):
             continue
-        return Document(f"{sides[0]}{outer}{sides[1]}=", str(value))
+        problem = Problem("countdown", "", {"numbers": [a, b, c], "target": value})
+        return Document(f"{sides[0]}{outer}{sides[1]}=", str(value), problem)
 
 
 def _worksheet(rng: np.random.Generator) -> Document:
@@ -201,6 +212,7 @@ def _row_sheet(rng: np.random.Generator) -> Document:
     is_hard = rng.random() < 0.5
     num_blanks = _few(rng) + (4 if is_hard else 0)
     puzzle, solution = sudoku.generate_puzzle(rng, num_blanks, unique=False)
+    problem = Problem("sudoku", "", {"puzzle": puzzle})
     lines = [
         sudoku.row_line(puzzle, row, sudoku.row_candidates(puzzle, row))
         for row in rng.permutation(sudoku.SIZE).tolist()
@@ -208,7 +220,7 @@ def _row_sheet(rng: np.random.Generator) -> Document:
     if rng.random() < 0.4:  # all is given but the last row's candidates
         shown = lines[: int(rng.integers(1, len(lines) + 1))]
         given, _, text = "\n".join(shown).rpartition(">")
-        return Document(f"{puzzle}\n{given}>", text)
+        return Document(f"{puzzle}\n{given}>", text, problem)
     if not is_hard:
         lines.append(f"={solution}")
-    return Document(f"{puzzle}\n", "\n".join(lines))
+    return Document(f"{puzzle}\n", "\n".join(lines), problem)

@@ -53,6 +53,25 @@ def test_documents_list_the_candidates_of_rows() -> None:
     assert num_lines > 50
 
 
+def test_documents_name_the_problem_that_they_contain() -> None:
+    kinds = set()
+    for document in _documents(1000):
+        text = document.given + document.text
+        grids = re.findall(r"(?<!\d)\d{16}(?=[=\n])", text)
+        brackets = re.findall(r"(?m)^[\d+-]*\([\d+-]+\)[\d+-]*=\d+$", text)
+        found = document.problem
+        if found is None:
+            assert grids + brackets == []
+        elif found.task == "sudoku":
+            assert grids[0] == found.data["puzzle"]
+        else:
+            numbers, target = brackets[0].split("=")
+            assert sorted(map(int, re.findall(r"\d+", numbers))) == sorted(found.data["numbers"])
+            assert int(target) == found.data["target"]
+        kinds.add(found and found.task)
+    assert kinds == {None, "sudoku", "countdown"}
+
+
 def test_half_of_the_documents_begin_with_other_text() -> None:
     documents = [d for d in _documents(1000) if d.given]
     share = np.mean(["\n" in re.sub(r"\d{16}\n.*", "", d.given) for d in documents])
