@@ -150,7 +150,7 @@ def _accumulate(
 ) -> MetricSums:
     """Backward passes over this rank's micro-batches; gradients of sums are left in the module."""
     sums: MetricSums = {}
-    batches = plan.micro_batches(step_examples, world.rank, world.size)
+    batches = plan.micro_batches(step_examples, world.rank, world.size, epoch=epoch)
     for number, indices in enumerate(batches):
         batch = make_batch(data, indices, config, epoch, module_denoiser(module))
         is_last = number + 1 == len(batches)

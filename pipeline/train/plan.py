@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError
-from weft.noise import noise_levels, shuffled_steps, stratified_steps
+from weft.noise import noise_levels, shuffled_steps, stratified_steps, tail_length
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """The order of training over ``lengths`` (tokens of each example, tail included)."""
+    """The order of training over examples of ``lengths`` (tokens, a fixed tail included).
+
+    ``tail_max`` above 0 says that a random tail follows each, up to ``max_length`` tokens in all.
+    """
 
     example_ids: Sequence[str]
     lengths: Tensor
@@ -25,6 +28,8 @@ class BatchPlan:
     stratified: bool
     batch_size: int
     micro_batch_tokens: int
+    tail_max: int = 0
+    max_length: int = 0
 
     @property
     def num_examples(self) -> int:
@@ -60,24 +65,40 @@ class BatchPlan:
                 f"train.num_workers"
             )
 
-    def micro_batches(self, step: Sequence[int], rank: int, world_size: int) -> list[list[int]]:
+    def micro_batches(
+        self, step: Sequence[int], rank: int, world_size: int, *, epoch: int
+    ) -> list[list[int]]:
         """The share of ``rank`` in a step, cut into batches of similar length within the budget.
 
         Examples go to the ranks by falling length in snake order, which evens out the tokens. A
         single example over the budget still makes a batch of its own.
         """
-        by_length = sorted(step, key=lambda i: (-int(self.lengths[i]), i))
+        lengths = {index: self.canvas_length(epoch, index) for index in step}
+        by_length = sorted(step, key=lambda i: (-lengths[i], i))
         mine = [
             index for place, index in enumerate(by_length) if _snake_rank(place, world_size) == rank
         ]
         batches: list[list[int]] = []
         for index in mine:
-            longest = int(self.lengths[batches[-1][0]]) if batches else 0
+            longest = lengths[batches[-1][0]] if batches else 0
             if batches and longest * (len(batches[-1]) + 1) <= self.micro_batch_tokens:
                 batches[-1].append(index)
             else:
                 batches.append([index])
         return batches
+
+    def canvas_length(self, epoch: int, index: int) -> int:
+        """Tokens of example ``index`` in ``epoch``, its random tail included.
+
+        At most too many: a truncated response gets no tail.
+        """
+        length = int(self.lengths[index])
+        room = max(0, self.max_length - length)
+        if not self.tail_max or not room:
+            return length
+        return length + min(
+            room, tail_length(self.seed, epoch, self.example_ids[index], self.tail_max)
+        )
 
 
 def _snake_rank(place: int, world_size: int) -> int:

@@ -124,23 +124,21 @@ def open_data(config: RunConfig, *, uses_entropies: bool) -> TrainingData:
 
 def make_plan(config: RunConfig, data: TrainingData) -> BatchPlan:
     """The batch plan of a run over ``data``."""
+    section = config.data
+    lengths = data.lengths
+    if section.eos_policy == "pad_to_max":
+        lengths = np.maximum(lengths, section.max_length)
     return BatchPlan(
         example_ids=data.example_ids,
-        lengths=as_lengths(_longest_lengths(config, data).tolist()),
+        lengths=as_lengths(lengths.tolist()),
         seed=config.run.seed,
         eps=config.noise.eps,
         stratified=config.noise.stratified,
         batch_size=config.train.batch_size,
         micro_batch_tokens=config.train.micro_batch_tokens,
+        tail_max=section.tail_max if section.eos_policy == "random_tail" else 0,
+        max_length=section.max_length,
     )
-
-
-def _longest_lengths(config: RunConfig, data: TrainingData) -> np.ndarray:
-    """Tokens of each example with the longest tail it may get, so that budgets always hold."""
-    room = {"random_tail": config.data.tail_max, "pad_to_max": config.data.max_length}
-    longest = data.lengths + room.get(config.data.eos_policy, 0)
-    limit = np.maximum(config.data.max_length, data.lengths)
-    return np.asarray(np.minimum(longest, limit))
 
 
 def _world(config: RunConfig) -> World:

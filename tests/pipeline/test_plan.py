@@ -54,7 +54,7 @@ def test_ranks_partition_a_step_and_keep_the_token_budget(
 ) -> None:
     plan = make_plan(lengths, batch_size=len(lengths), micro_batch_tokens=budget)
     (step,) = plan.epoch_steps(0)
-    shares = [plan.micro_batches(step, rank, world_size) for rank in range(world_size)]
+    shares = [plan.micro_batches(step, rank, world_size, epoch=0) for rank in range(world_size)]
     everything = [index for batches in shares for batch in batches for index in batch]
     assert sorted(everything) == sorted(step)
     for batch in (batch for batches in shares for batch in batches):
@@ -67,7 +67,7 @@ def test_ranks_get_nearly_the_same_number_of_tokens(lengths: list[int], world_si
     """Over falling lengths dealt in snake order, any two ranks differ by at most one example."""
     plan = make_plan(lengths, batch_size=len(lengths))
     (step,) = plan.epoch_steps(0)
-    batches = [plan.micro_batches(step, rank, world_size) for rank in range(world_size)]
+    batches = [plan.micro_batches(step, rank, world_size, epoch=0) for rank in range(world_size)]
     shares = [list(itertools.chain.from_iterable(own)) for own in batches]
     tokens = [sum(lengths[index] for index in share) for share in shares]
     assert max(tokens) - min(tokens) <= max(lengths)
@@ -77,7 +77,7 @@ def test_ranks_get_nearly_the_same_number_of_tokens(lengths: list[int], world_si
 def test_micro_batches_do_not_depend_on_the_order_within_a_step() -> None:
     plan = make_plan([5, 9, 9, 2, 7, 7, 7, 1])
     step = list(range(8))
-    assert plan.micro_batches(step, 0, 2) == plan.micro_batches(step[::-1], 0, 2)
+    assert plan.micro_batches(step, 0, 2, epoch=0) == plan.micro_batches(step[::-1], 0, 2, epoch=0)
 
 
 @pytest.mark.parametrize("stratified", [True, False])

@@ -140,7 +140,7 @@ def test_files_that_cannot_be_used_are_named(tmp_path, name, make, message):
 def test_files_without_a_checksum_are_user_errors(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         source_fingerprint(jsonl(tmp_path / "none.jsonl"))
-    with pytest.raises(PipelineError, match="no file system for this address"):
+    with pytest.raises(DataError, match="cannot be read .Protocol not known: nosuch"):
         source_fingerprint(jsonl("nosuch://rows.jsonl"))
 
 
