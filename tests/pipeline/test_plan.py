@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
 from pipeline.train.plan import BatchPlan, as_lengths, total_steps
+from weft.batch import Example, collate
 from weft.noise import noise_levels
 
 EPS = 1e-3
@@ -72,6 +73,31 @@ def test_ranks_get_nearly_the_same_number_of_tokens(lengths: list[int], world_si
     tokens = [sum(lengths[index] for index in share) for share in shares]
     assert max(tokens) - min(tokens) <= max(lengths)
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_canvas_lengths_are_those_of_the_batches(epoch: int) -> None:
+    """The plan knows each example's random tail before the example is read."""
+    examples = [Example(f"example-{n}", [5] * (n % 4), [*[7] * (n % 9), 0]) for n in range(40)]
+    lengths = [len(e.prompt_ids) + len(e.response_ids) for e in examples]
+    plan = make_plan(lengths, tail_max=12, max_length=16)
+    found = [plan.canvas_length(epoch, index) for index in range(len(examples))]
+    settings = {"eos_policy": "random_tail", "tail_max": 12, "max_length": 16, "eos_token_id": 0}
+    batches = [collate([e], seed=0, epoch=epoch, eps=EPS, **settings) for e in examples]
+    assert found == [batch.input_ids.shape[1] for batch in batches]
+    assert max(found) == 16
+    assert len({tail - length for tail, length in zip(found, lengths, strict=True)}) > 8
+
+
+def test_random_tails_count_towards_the_token_budget() -> None:
+    plan = make_plan([10] * 60, batch_size=60, tail_max=50, max_length=60)
+    (step,) = plan.epoch_steps(1)
+    batches = plan.micro_batches(step, 0, 1, epoch=1)
+    padded = [
+        len(batch) * max(plan.canvas_length(1, index) for index in batch) for batch in batches
+    ]
+    assert max(padded) <= 64
+    assert max(map(len, batches)) > 1
 
 
 def test_micro_batches_do_not_depend_on_the_order_within_a_step() -> None:
