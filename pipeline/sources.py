@@ -88,7 +88,7 @@ def read_rows(
 def _document(data: DataSection, source: SourceSection, index: int) -> Row:
     from weft.tasks.pretraining import pretraining_document
 
-    document = pretraining_document(seed=data.seed, index=index)
+    document = pretraining_document(seed=data.seed, index=index, topic=source.topic)
     row = Row(
         source_name(source),
         index,

@@ -8,6 +8,7 @@ a task could ask says so, and those of evaluation sets can be kept out.
 import hashlib
 import itertools
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -23,6 +24,8 @@ _OPERATOR_SHARES = (0.34, 0.34, 0.32)
 _LIST_CHARACTERS = 60
 _FEW_BLANKS = 6
 
+Topic = Literal["all", "arithmetic"]
+
 
 @dataclass(frozen=True)
 class Document:
@@ -34,17 +37,23 @@ class Document:
     """The problem of a task whose grid, or whose numbers and target, the text contains."""
 
 
-def pretraining_document(*, seed: int, index: int) -> Document:
+def pretraining_document(*, seed: int, index: int, topic: Topic = "all") -> Document:
     """Document number ``index`` of the text with this ``seed``; no other document is made.
 
-    42 % equations, 8 % with brackets, 4 % lists of them, 16 % worksheets, 5 % pairs of equal
-    results, 12 % candidates of a grid's rows, and 13 % grids with one to six blanks followed by
-    their completion. Mostly the beginning is given: where operands are masked too, few results are
-    determined, and arithmetic is not learned in minutes. Half begin with other equations: where
-    everything stands at a fixed place, places are learned instead of what stands there.
+    ``all``: 42 % equations, 8 % with brackets, 4 % lists of them, 16 % worksheets, 5 % pairs of
+    equal results, 12 % candidates of a grid's rows, and 13 % grids with one to six blanks followed
+    by their completion. ``arithmetic``: 40 % equations, 10 % with brackets, 50 % worksheets.
+
+    Mostly the beginning is given: where operands are masked too, few results are determined, and
+    arithmetic is not learned in minutes. Half begin with other equations: where everything stands
+    at a fixed place, places are learned instead of what stands there.
     """
-    rng = np.random.default_rng([seed, index])
-    document = _document(rng)
+    if topic == "all":
+        rng = np.random.default_rng([seed, index])
+        document = _document(rng)
+    else:
+        rng = np.random.default_rng([seed, index, 1])  # other draws than those of "all"
+        document = _arithmetic(rng)
     if not document.given:
         return document
     return replace(document, given=_remains(rng) + document.given)
@@ -53,14 +62,13 @@ def pretraining_document(*, seed: int, index: int) -> Document:
 def _document(rng: np.random.Generator) -> Document:
     kind = rng.random()
     if kind < 0.42:
-        left, right = equation(rng)
-        return Document(f"{left}=", right)
+        return _single_equation(rng)
     if kind < 0.50:
         return _bracketed(rng)
     if kind < 0.54:
         return Document("", _equations(rng))
     if kind < 0.70:
-        return _worksheet(rng)
+        return _worksheet(_numbers(rng, 3))
     if kind < 0.75:
         return _equal_pair(rng)
     if kind < 0.87:
@@ -71,6 +79,26 @@ def _document(rng: np.random.Generator) -> Document:
     if rng.random() < 0.2:
         given, text = "", given + text
     return Document(given, text, problem)
+
+
+def _arithmetic(rng: np.random.Generator) -> Document:
+    kind = rng.random()
+    if kind < 0.4:
+        return _single_equation(rng)
+    if kind < 0.5:
+        return _bracketed(rng)
+    if kind < 0.6:
+        return _worksheet(list(_operands("*", rng)))
+    return _worksheet(_numbers(rng, 2 if kind < 0.8 else 3))
+
+
+def _single_equation(rng: np.random.Generator) -> Document:
+    left, right = equation(rng)
+    return Document(f"{left}=", right)
+
+
+def _numbers(rng: np.random.Generator, count: int) -> list[int]:
+    return [int(n) for n in rng.integers(1, 101, size=count)]
 
 
 def _few(rng: np.random.Generator) -> int:
@@ -169,15 +197,21 @@ def _bracketed(rng: np.random.Generator) -> Document:
         return Document(f"{sides[0]}{outer}{sides[1]}=", str(value), problem)
 
 
-def _worksheet(rng: np.random.Generator) -> Document:
-    """Three numbers, then the sum and the difference of each pair: copying, ordering, computing."""
-    numbers = [int(n) for n in rng.integers(1, 101, size=3)]
+def _worksheet(numbers: list[int]) -> Document:
+    """Numbers, then the sum and the difference of each pair: copying, ordering, computing.
+
+    Of two numbers with a small product, that too.
+    """
     parts = []
     for first, second in itertools.combinations(numbers, 2):
         a, b = max(first, second), min(first, second)
         parts += [f"{a}+{b}={a + b}"] if not is_held_out(a, "+", b) else []
         parts += [f"{a}-{b}={a - b}"] if not is_held_out(a, "-", b) else []
-    return Document(" ".join(map(str, numbers)) + ": ", " ".join(parts))
+    if len(numbers) == 2 and is_small_product(a, b) and not is_held_out(a, "*", b):
+        parts.append(f"{a}*{b}={a * b}")
+    # Of two numbers, everything may be held out.
+    text = " ".join(parts) or "-"
+    return Document(" ".join(map(str, numbers)) + ": ", text)
 
 
 def _equal_pair(rng: np.random.Generator) -> Document:

@@ -1,16 +1,19 @@
 """What the generated text promises: true, repeatable, and free of the held-out equations."""
 
+import functools
 import re
 
 import numpy as np
+import pytest
 
 from weft.tasks import pretraining, sudoku
 
 _EQUATION = re.compile(r"(\d+)([+\-*])(\d+)=(\d+)(?![\d+\-*])")
 
 
-def _documents(count: int) -> list[pretraining.Document]:
-    return [pretraining.pretraining_document(seed=0, index=index) for index in range(count)]
+def _documents(count: int, topic: pretraining.Topic = "all") -> list[pretraining.Document]:
+    make = functools.partial(pretraining.pretraining_document, seed=0, topic=topic)
+    return [make(index=index) for index in range(count)]
 
 
 def _equations(text: str) -> list[tuple[int, str, int, int]]:
@@ -23,9 +26,10 @@ def test_document_depends_on_seed_and_index_alone() -> None:
     assert pretraining.pretraining_document(seed=1, index=17) != in_order[17]
 
 
-def test_documents_are_true_and_hold_no_held_out_equation() -> None:
+@pytest.mark.parametrize("topic", ["all", "arithmetic"])
+def test_documents_are_true_and_hold_no_held_out_equation(topic: pretraining.Topic) -> None:
     seen = 0
-    for document in _documents(500):
+    for document in _documents(500, topic):
         for a, operator, b, value in _equations(document.given + document.text):
             assert value == {"+": a + b, "-": a - b, "*": a * b}[operator]
             assert not pretraining.is_held_out(a, operator, b)
@@ -108,13 +112,21 @@ def _apply(a: int | str, operator: str, b: int | str) -> int:
     return int(a) + int(b) if operator == "+" else int(a) - int(b)
 
 
-def test_worksheets_compute_with_the_three_numbers_that_are_given() -> None:
-    sheets = [d for d in _documents(300) if d.given.endswith(": ")]
+@pytest.mark.parametrize("topic", ["all", "arithmetic"])
+def test_worksheets_compute_with_the_numbers_that_are_given(topic: pretraining.Topic) -> None:
+    sheets = [d for d in _documents(300, topic) if d.given.endswith(": ")]
     assert len(sheets) > 30
     for sheet in sheets:
         numbers = {int(n) for n in re.findall(r"\d+", sheet.given.split("\n")[-1])}
         for a, _, b, _ in _equations(sheet.text):
             assert {a, b} <= numbers
+
+
+def test_arithmetic_is_free_of_grids_and_names_its_problems() -> None:
+    documents = _documents(500, "arithmetic")
+    assert not any(re.search(r"\d{16}", d.given + d.text) for d in documents)
+    assert {d.problem and d.problem.task for d in documents} == {None, "countdown"}
+    assert sum("*" in d.text for d in documents) > 20
 
 
 def test_is_held_out_takes_about_one_pair_in_twenty() -> None:
