@@ -1,5 +1,6 @@
 """Where each artifact of a run lies under ``run.output_dir``."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 
 def _absolute_file(path: str) -> str:
-    return path if not path or "://" in path else str(Path(path).expanduser().absolute())
+    return path if not path or "://" in path else os.path.abspath(Path(path).expanduser())
 
 
 def _absolute_input(path: str) -> str:
@@ -93,4 +94,4 @@ def _absolute_input(path: str) -> str:
     if "/" not in path or "://" in path:
         return path  # a name: of an embedded model, or under checkpoints/
     local = Path(path).expanduser()
-    return str(local.absolute()) if local.exists() else path
+    return os.path.abspath(local) if local.exists() else path

@@ -18,6 +18,7 @@ from pipeline import artifacts, storage
 from pipeline.artifacts import Manifest
 from pipeline.cluster import ray_session
 from pipeline.config import ReferenceSection, RunConfig, identity
+from pipeline.errors import CheckpointError
 from pipeline.layout import layout
 from pipeline.models import check_context, open_denoiser, weights_fingerprint
 from pipeline.prepare import require_prepared
@@ -163,12 +164,22 @@ def shard_entropies(denoiser: Any, table: pa.Table, config: RunConfig) -> pa.Tab
         values = _batch_entropies(denoiser, [rows[i] for i in indices], config)
         for index, value in zip(indices, values, strict=True):
             results[index] = value
+    _check_finite(results, rows)
     columns = [
         table.column("example_id").combine_chunks(),
         _list_array([body for body, _ in results]),
         _list_array([tail for _, tail in results]),
     ]
     return pa.Table.from_arrays(columns, schema=ENTROPY_SCHEMA)
+
+
+def _check_finite(results: list[tuple[np.ndarray, np.ndarray]], rows: list[dict[str, Any]]) -> None:
+    for values, row in zip(results, rows, strict=True):
+        if not all(np.isfinite(part).all() for part in values):
+            raise CheckpointError(
+                f"example {row['example_id']}: wanted finite entropies, got one that is not; the "
+                f"reference model's weights are broken, choose another reference.checkpoint"
+            )
 
 
 def length_batches(rows: list[dict[str, Any]], section: ReferenceSection) -> list[list[int]]:

@@ -18,12 +18,13 @@ _RowScore = Callable[[Tensor, Tensor], Tensor]
 def entropy_of_logits(logits: Tensor) -> Tensor:
     """Entropy ``-sum_v p log p`` (nats, over the full vocabulary): [..., V] -> [...] float32.
 
-    At least 0; a logit of minus infinity counts as probability 0.
+    At least 0; a logit of minus infinity counts as probability 0. Logits that are not numbers give
+    an entropy that is none either, rather than one of certainty.
     """
     log_probs = F.log_softmax(logits.float(), dim=-1)
     probs = log_probs.exp()
     # 0 * log 0 is 0 here; computed as it stands it would be 0 * -inf = NaN.
-    terms = torch.where(probs > 0, probs * log_probs, 0.0)
+    terms = torch.where(probs == 0, 0.0, probs * log_probs)
     return -terms.sum(dim=-1).clamp(max=0.0)
 
 

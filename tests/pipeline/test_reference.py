@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipeline.config import ReferenceSection, RunConfig
+from pipeline.errors import CheckpointError
 from pipeline.reference import ENTROPY_SCHEMA, length_batches, shard_entropies
 from weft.models import load_denoiser
 
@@ -95,3 +96,11 @@ def test_length_batches_have_every_row_once_within_the_budget(shard: pa.Table) -
 def test_a_row_over_the_budget_is_a_batch_of_its_own(shard: pa.Table) -> None:
     batches = length_batches(shard.to_pylist(), make_config(batch_tokens=1).reference)
     assert sorted(batches) == [[index] for index in range(len(LENGTHS))]
+
+
+def test_a_broken_reference_model_is_refused(tiny_checkpoint: Path, shard: pa.Table) -> None:
+    broken = load_denoiser(str(tiny_checkpoint))
+    with torch.no_grad():
+        next(broken.parameters()).fill_(math.nan)
+    with pytest.raises(CheckpointError, match="example-0: wanted finite entropies"):
+        shard_entropies(broken, shard, make_config())

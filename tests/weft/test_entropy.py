@@ -30,6 +30,13 @@ def test_entropy_of_logits_by_hand():
     assert torch.allclose(entropy_of_logits(logits), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_entropy_of_broken_logits_is_no_certainty(broken):
+    logits = torch.tensor([[broken, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    found = entropy_of_logits(logits)
+    assert found.isnan().tolist() == [True, False]
+
+
 def test_entropy_of_logits_is_never_negative():
     logits = torch.randn(500, 7, generator=torch.Generator().manual_seed(0)) * 40
     assert bool((entropy_of_logits(logits) >= 0).all())
