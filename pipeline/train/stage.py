@@ -14,6 +14,7 @@ from pipeline.layout import STATE_FOLDER, layout
 from pipeline.models import start_fingerprint
 from pipeline.prepare import require_prepared
 from pipeline.tokenizers import check_tokenizer, tokenizer_fingerprints
+from weft.noise import NOISE_VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ def _wanted(config: RunConfig) -> Manifest:
         # These two look at a micro-batch, whose size is no mere resource then.
         for name in ("micro_batch_tokens", "num_workers"):
             settings["train"][name] = getattr(config.train, name)
+    settings["noise"]["version"] = NOISE_VERSION
     settings |= {"data": policy, "run": {"seed": config.run.seed}}
     return Manifest(stage="train", config=settings, inputs=inputs)
 
