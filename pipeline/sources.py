@@ -9,7 +9,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -97,7 +97,7 @@ def _document(data: DataSection, source: SourceSection, index: int) -> Row:
         is_chat=False,
         may_repeat=True,
     )
-    return _without_evaluation_items(row, document.problem) if document.problem else row
+    return _without_evaluation_items(row, document.problems)
 
 
 def _problem(data: DataSection, source: SourceSection, index: int) -> Row:
@@ -107,17 +107,18 @@ def _problem(data: DataSection, source: SourceSection, index: int) -> Row:
     problem = task.generate(seed=data.seed, index=index)
     prompt = task.prompt(problem, data.prompt_style).text
     row = Row(task.name, index, prompt, task.response(problem))
-    return _without_evaluation_items(row, problem)
+    return _without_evaluation_items(row, (problem,))
 
 
-def _without_evaluation_items(row: Row, problem: Problem) -> Row:
-    """``row``, which contains ``problem``; refused if an evaluation asks for it."""
+def _without_evaluation_items(row: Row, problems: Iterable[Problem]) -> Row:
+    """``row``, which contains ``problems``; refused if an evaluation asks for one of them."""
     from weft.tasks.fingerprints import fingerprint, is_benchmark_item, is_held_out
 
-    if is_benchmark_item(problem):
-        return dataclasses.replace(row, reason="benchmark_item", detail=fingerprint(problem))
-    if is_held_out(problem):
-        return dataclasses.replace(row, reason="held_out_item", detail=fingerprint(problem))
+    for problem in problems:
+        if is_benchmark_item(problem):
+            return dataclasses.replace(row, reason="benchmark_item", detail=fingerprint(problem))
+        if is_held_out(problem):
+            return dataclasses.replace(row, reason="held_out_item", detail=fingerprint(problem))
     return row
 
 

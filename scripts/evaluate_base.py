@@ -1,7 +1,7 @@
 """Measure what the embedded base can do: ``python scripts/evaluate_base.py [CHECKPOINT]``.
 
 Arithmetic on every equation that its training text holds out, and Sudoku grids with few blanks that
-the text does not contain; greedy decoding, one token a step, exact matches.
+the text leaves out (those of the held-out set); greedy decoding, one token a step, exact matches.
 """
 
 import sys
@@ -14,6 +14,8 @@ from pipeline.tables import text_table
 from pipeline.tokenizers import open_tokenizer_at
 from weft.sampling import generate
 from weft.tasks import sudoku
+from weft.tasks.base import Problem
+from weft.tasks.fingerprints import is_held_out as is_held_out_item
 from weft.tasks.pretraining import is_held_out, is_small_product
 
 BATCH_SIZE = 256
@@ -34,10 +36,14 @@ def held_out_equations(operator: str) -> list[tuple[str, str]]:
 
 
 def grids(num_blanks: int) -> list[tuple[str, str]]:
-    """Puzzles with one solution, as the text writes them, and their completion."""
+    """Puzzles with one solution that all text leaves out, as it writes them, and their completion."""
     rng = np.random.default_rng([1, num_blanks])
-    found = [sudoku.generate_puzzle(rng, num_blanks) for _ in range(NUM_GRIDS)]
-    return [(f"{puzzle}=", solution) for puzzle, solution in found]
+    found: list[tuple[str, str]] = []
+    while len(found) < NUM_GRIDS:
+        puzzle, solution = sudoku.generate_puzzle(rng, num_blanks)
+        if is_held_out_item(Problem("sudoku", "", {"puzzle": puzzle})):
+            found.append((f"{puzzle}=", solution))
+    return found
 
 
 def main(path: str) -> None:

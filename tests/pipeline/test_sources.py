@@ -197,13 +197,15 @@ def test_held_out_problems_are_left_out_beside_the_full_count(task):
 def test_pretraining_text_has_no_evaluation_items(monkeypatch):
     source = SourceSection(kind="pretraining", count=400)
     documents = [pretraining_document(seed=0, index=index) for index in range(400)]
-    with_problem = [n for n, document in enumerate(documents) if document.problem]
+    with_problem = [n for n, document in enumerate(documents) if document.problems]
     listed = with_problem[3]
-    digest = fingerprints.fingerprint(documents[listed].problem)
+    digest = fingerprints.fingerprint(documents[listed].problems[0])
     monkeypatch.setattr(fingerprints, "benchmark_fingerprints", lambda: frozenset([digest]))
     reasons = {row.position: row.reason for row in rows_of(source)}
     assert reasons[listed] == "benchmark_item"
-    held_out = [n for n in with_problem if fingerprints.is_held_out(documents[n].problem)]
+    held_out = [
+        n for n in with_problem if any(map(fingerprints.is_held_out, documents[n].problems))
+    ]
     assert len(held_out) > 2
     assert {n for n in range(400) if reasons[n]} == {*held_out, listed}
     assert sum(not reason for reason in reasons.values()) == 400

@@ -7,6 +7,7 @@ a task could ask says so, and those of evaluation sets can be kept out.
 
 import hashlib
 import itertools
+import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -33,8 +34,8 @@ class Document:
 
     given: str
     text: str
-    problem: Problem | None = None
-    """The problem of a task whose grid, or whose numbers and target, the text contains."""
+    problems: tuple[Problem, ...] = ()
+    """The problems of tasks whose grid, or whose numbers and target, the text contains."""
 
 
 def pretraining_document(*, seed: int, index: int, topic: Topic = "all") -> Document:
@@ -52,7 +53,8 @@ def pretraining_document(*, seed: int, index: int, topic: Topic = "all") -> Docu
         rng = np.random.default_rng([seed, index])
         document = _document(rng)
     else:
-        rng = np.random.default_rng([seed, index, 1])  # other draws than those of "all"
+        # A key beside the numbers: after them, 1 would be the upper half of a large index.
+        rng = np.random.default_rng(np.random.SeedSequence([seed, index], spawn_key=(1,)))
         document = _arithmetic(rng)
     if not document.given:
         return document
@@ -78,7 +80,7 @@ def _document(rng: np.random.Generator) -> Document:
     given, text = f"{puzzle}=", solution
     if rng.random() < 0.2:
         given, text = "", given + text
-    return Document(given, text, problem)
+    return Document(given, text, (problem,))
 
 
 def _arithmetic(rng: np.random.Generator) -> Document:
@@ -194,7 +196,7 @@ def _bracketed(rng: np.random.Generator) -> Document:
         if min(pair, value) < 0 or is_held_out(a, inner, b) or is_held_out(left, outer, right):
             continue
         problem = Problem("countdown", "", {"numbers": [a, b, c], "target": value})
-        return Document(f"{sides[0]}{outer}{sides[1]}=", str(value), problem)
+        return Document(f"{sides[0]}{outer}{sides[1]}=", str(value), (problem,))
 
 
 def _worksheet(numbers: list[int]) -> Document:
@@ -225,7 +227,17 @@ def _equal_pair(rng: np.random.Generator) -> Document:
     lefts = rng.permutation([twin, *(side for side, _ in equations)]).tolist()
     values = dict(equations) | {twin: value}
     listed = " ".join(f"{side}={values[side]}" for side in lefts)
-    return Document(f"{listed}\n", "=".join(side for side in lefts if side in (left, twin)))
+    pair = "=".join(side for side in lefts if side in (left, twin))
+    return Document(f"{listed}\n", pair, _readings(pair))
+
+
+def _readings(pair: str) -> tuple[Problem, ...]:
+    """``40-31=78-69`` solves each of its numbers with the other three."""
+    numbers = [int(n) for n in re.findall(r"\d+", pair)]
+    return tuple(
+        Problem("countdown", "", {"numbers": [*numbers[:k], *numbers[k + 1 :]], "target": target})
+        for k, target in enumerate(numbers)
+    )
 
 
 def _left_side_of(value: int, rng: np.random.Generator) -> str:
@@ -254,7 +266,7 @@ def _row_sheet(rng: np.random.Generator) -> Document:
     if rng.random() < 0.4:  # all is given but the last row's candidates
         shown = lines[: int(rng.integers(1, len(lines) + 1))]
         given, _, text = "\n".join(shown).rpartition(">")
-        return Document(f"{puzzle}\n{given}>", text, problem)
+        return Document(f"{puzzle}\n{given}>", text, (problem,))
     if not is_hard:
         lines.append(f"={solution}")
-    return Document(f"{puzzle}\n", "\n".join(lines), problem)
+    return Document(f"{puzzle}\n", "\n".join(lines), (problem,))

@@ -37,6 +37,13 @@ def test_documents_are_true_and_hold_no_held_out_equation(topic: pretraining.Top
     assert seen > 300
 
 
+def test_topics_share_no_draws() -> None:
+    later = [pretraining.pretraining_document(seed=0, index=(1 << 32) + n) for n in range(200)]
+    long = {d.given for d in later if len(d.given) > 20}
+    assert len(long) > 50
+    assert not long & {d.given for d in _documents(200, "arithmetic")}
+
+
 def test_documents_complete_their_grids() -> None:
     texts = [d.given + d.text for d in _documents(500)]
     pairs = [re.findall(r"\d{16}", text) for text in texts if re.search(r"\d{16}=", text)]
@@ -63,7 +70,14 @@ def test_documents_name_the_problem_that_they_contain() -> None:
         text = document.given + document.text
         grids = re.findall(r"(?<!\d)\d{16}(?=[=\n])", text)
         brackets = re.findall(r"(?m)^[\d+-]*\([\d+-]+\)[\d+-]*=\d+$", text)
-        found = document.problem
+        if re.fullmatch(r"\d+[+*-]\d+=\d+[+*-]\d+", document.text):
+            numbers = sorted(map(int, re.findall(r"\d+", document.text)))
+            assert len(document.problems) == 4
+            for reading in document.problems:
+                parts = [*reading.data["numbers"], reading.data["target"]]
+                assert sorted(parts) == numbers
+            continue
+        found = document.problems[0] if document.problems else None
         if found is None:
             assert grids + brackets == []
         elif found.task == "sudoku":
@@ -125,7 +139,7 @@ def test_worksheets_compute_with_the_numbers_that_are_given(topic: pretraining.T
 def test_arithmetic_is_free_of_grids_and_names_its_problems() -> None:
     documents = _documents(500, "arithmetic")
     assert not any(re.search(r"\d{16}", d.given + d.text) for d in documents)
-    assert {d.problem and d.problem.task for d in documents} == {None, "countdown"}
+    assert {p.task for d in documents for p in d.problems} == {"countdown"}
     assert sum("*" in d.text for d in documents) > 20
 
 
