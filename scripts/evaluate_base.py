@@ -36,7 +36,7 @@ def held_out_equations(operator: str) -> list[tuple[str, str]]:
 
 
 def grids(num_blanks: int) -> list[tuple[str, str]]:
-    """Puzzles with one solution that all text leaves out, as it writes them, and their completion."""
+    """Puzzles of one solution that the text leaves out, in its own form, and their completion."""
     rng = np.random.default_rng([1, num_blanks])
     found: list[tuple[str, str]] = []
     while len(found) < NUM_GRIDS:
