@@ -236,6 +236,7 @@ def _trained_with(checkpoint: str) -> dict[str, Any]:
         "rates": config["rates"],
         "objective": config["objective"],
         "eos_policy": config["data"]["eos_policy"],
+        "tail_max": config["data"]["tail_max"],
         "recipe": manifest.recipe,
     }
 

@@ -62,12 +62,18 @@ def _result_rows(evaluation: Evaluation) -> Iterator[tuple[str, ...]]:
     settings = (
         _setting(trained, "rates", "gamma"),
         _setting(trained, "objective", "normalizer"),
-        _setting(trained, "eos_policy"),
+        _eos_policy(trained),
         _setting(trained, "seed"),
     )
     for row, values in zip(metric_rows(metrics), metrics["tasks"].values(), strict=True):
         d1 = f"{100 * values['d1_accuracy']:.1f} %" if "d1_accuracy" in values else "-"
         yield (*row, d1, *settings)
+
+
+def _eos_policy(trained: dict[str, Any]) -> str:
+    """The policy with what it depends on: ``random_tail 192``."""
+    policy = _setting(trained, "eos_policy")
+    return f"{policy} {_setting(trained, 'tail_max')}" if policy == "random_tail" else policy
 
 
 def _setting(values: Any, *path: str) -> str:

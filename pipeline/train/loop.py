@@ -1,5 +1,6 @@
 """The training loop: a denoiser, a plan and a reporter. It knows torch.distributed, but no Ray."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
 from pipeline.train.data import TrainingData
 from pipeline.train.metrics import MetricSums, add_sums, summarize
 from pipeline.train.optim import Optimizers
@@ -103,6 +105,7 @@ def train(
         sums = _accumulate(module, data, plan, config, epoch, step_examples, world)
         totals = _all_reduce(sums, world)
         grad_norm = _scale_and_clip(state.denoiser, totals, config, world)
+        _check_finite(grad_norm, state.step + 1)
         state.optimizers.step()
         state.optimizers.zero_grad()
         state.step += 1
@@ -214,6 +217,15 @@ def _scale_and_clip(
     limit = config.train.max_grad_norm
     norm = nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else float("inf"))
     return float(norm)
+
+
+def _check_finite(grad_norm: float, step: int) -> None:
+    """Stop before a broken gradient reaches the weights; every rank sees the same norm."""
+    if not math.isfinite(grad_norm):
+        raise ConfigError(
+            f"step {step}: wanted a finite gradient norm, got {grad_norm}: training diverged; "
+            f"lower train.learning_rate and train.muon_learning_rate, and start with --overwrite"
+        )
 
 
 class _Window:

@@ -67,7 +67,10 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
     failures = _all_failures(failure, world)
     if ready is None or failures:
         return {"error": failures[0]}
-    _train(job, ready, world)
+    try:
+        _train(job, ready, world)
+    except PipelineError as error:  # of a step, whose sums all ranks share: none is left waiting
+        return {"error": error}
     facts = {"steps": ready.state.step, "num_examples": len(ready.data)}
     return describe_device(world) | facts
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from pipeline.config import RunConfig
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, ConfigError
 from pipeline.train.checkpoints import restore_state, save_state
 from pipeline.train.data import TrainingData
 from pipeline.train.loop import TrainState, World, train
@@ -121,6 +121,16 @@ def test_train_does_not_depend_on_the_size_of_micro_batches(micro_batch_tokens: 
     # gradient's own size, which passes a relative rounding of 1e-6 on to steps of 1e-3.
     torch.testing.assert_close(weights(parts), weights(whole), rtol=0, atol=2e-5)
     assert not torch.equal(weights(whole), weights(new_state(config)))
+
+
+def test_a_diverged_step_ends_training_before_it_reaches_the_weights() -> None:
+    state = new_state(make_config())
+    with torch.no_grad():
+        state.denoiser.ln_f.weight[0] = float("nan")
+    before = weights(state)
+    with pytest.raises(ConfigError, match=r"step 1: wanted a finite gradient norm, got nan.*lower"):
+        run(make_config(), state)
+    assert torch.equal(before.isnan(), weights(state).isnan())
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

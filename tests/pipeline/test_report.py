@@ -133,7 +133,7 @@ def add_evaluation(
         "valid_rate": 0.7,
         "unique_only": {"num_items": 3, "accuracy": 0.3333},
     }
-    trained = {"path": name, "seed": 0, "eos_policy": "random_tail"}
+    trained = {"path": name, "seed": 0, "eos_policy": "random_tail", "tail_max": 192}
     trained |= {"rates": {"gamma": 0.5}, "objective": {"normalizer": "tokens"}}
     metrics = {
         "name": name,
@@ -227,7 +227,7 @@ def test_report_shows_results_with_policy_and_normaliser_in_each_row(full_page: 
     cells = re.findall(r"<td>(.*?)</td>", weft, re.S)
     assert cells[:7] == ["sudoku", "weft", "16", "87.5 %", "75.0 - 100.0 %", "64", "0.500"]
     assert cells[7] == "81.2 %"
-    assert cells[8:] == ["0.5", "tokens", "random_tail", "0"]
+    assert cells[8:] == ["0.5", "tokens", "random_tail 192", "0"]
     base = next(r for r in rows if "<td>base</td><td>16</td>" in r)
     assert base.count("<td>-</td>") == 4
 
