@@ -23,7 +23,7 @@ from pipeline.layout import layout
 from pipeline.models import check_context, open_denoiser, weights_fingerprint
 from pipeline.prepare import require_prepared
 from pipeline.shard_tasks import Workers, run_shards
-from pipeline.tokenizers import tokenizer_fingerprints
+from pipeline.tokenizers import tokenizer_fingerprints, tokenizer_fingerprints_at
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
         config.data.max_length + config.reference.tail,
         "data.max_length and reference.tail",
     )
+    check_tokenizer(config)
     wanted = wanted_manifest(config, prepared)
     folder = folders.entropies
     if artifacts.is_done(folder, wanted, overwrite=overwrite):
@@ -96,6 +97,23 @@ def wanted_manifest(config: RunConfig, prepared: Manifest) -> Manifest:
 
 def _data_shards(manifest: Manifest) -> list[str]:
     return [name for name in sorted(manifest.files) if "/" not in name]
+
+
+def check_tokenizer(config: RunConfig) -> None:
+    """Raise CheckpointError unless the prepared ids mean the same to the reference model.
+
+    Its chat template is not used and may differ.
+    """
+    other = config.reference.checkpoint
+    if not other:
+        return
+    found = tokenizer_fingerprints_at(other)["tokenizer"]
+    wanted = tokenizer_fingerprints(config.model)["tokenizer"]
+    if found != wanted:
+        raise CheckpointError(
+            f"reference.checkpoint {other}: wanted the tokenizer of model.path ({wanted}), got "
+            f"another one ({found}); entropies of other tokens say nothing of these"
+        )
 
 
 def _start_or_continue(config: RunConfig, wanted: Manifest, prepared: Manifest) -> list[str]:

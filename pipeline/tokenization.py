@@ -5,6 +5,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.errors import CheckpointError
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -35,8 +37,22 @@ def example_id(prompt: str, response: str, place: int | None = None) -> str:
 def prompt_ids(tokenizer: Any, prompt: str, prefill: str = "") -> list[int]:
     """Ids of one user turn through the chat template, up to where the response begins."""
     turn = [{"role": "user", "content": prompt}]
-    header = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-    return _ids(tokenizer, header + prefill)
+    return _ids(tokenizer, _in_template(tokenizer, turn, for_answer=True) + prefill)
+
+
+def _in_template(tokenizer: Any, turns: list[dict[str, str]], *, for_answer: bool) -> str:
+    import jinja2
+
+    try:
+        return str(
+            tokenizer.apply_chat_template(turns, add_generation_prompt=for_answer, tokenize=False)
+        )
+    except (ValueError, jinja2.TemplateError) as error:
+        reason = str(error).split(". ")[0]
+        raise CheckpointError(
+            f"{tokenizer.name_or_path}: wanted a chat template for a user's and an assistant's "
+            f"turn, got an error: {reason}; add or correct chat_template.jinja"
+        ) from error
 
 
 def encode(
@@ -76,7 +92,7 @@ def _conversation(tokenizer: Any, prompt: str, response: str, is_chat: bool) -> 
     if not is_chat:
         return prompt + response
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False))
+    return _in_template(tokenizer, turns, for_answer=False)
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

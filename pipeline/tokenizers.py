@@ -29,7 +29,29 @@ def open_tokenizer_at(path: str) -> Any:
                 f"{path}: wanted a tokenizer with a {name}, got none; add it to "
                 f"tokenizer_config.json"
             )
+    _check_fit(path, tokenizer)
     return tokenizer
+
+
+def _check_fit(path: str, tokenizer: Any) -> None:
+    """The ids that training and decoding take from config.json must be the tokenizer's own."""
+    from weft.models import read_architecture
+
+    try:
+        config = read_architecture(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    for name in ("mask_token_id", "eos_token_id"):
+        if config[name] != getattr(tokenizer, name):
+            raise CheckpointError(
+                f"{path}: {name}: wanted the tokenizer's {getattr(tokenizer, name)} in config.json "
+                f"too, got {config[name]}; correct the one that is wrong"
+            )
+    if len(tokenizer) > config["embedding_size"]:
+        raise CheckpointError(
+            f"{path}: wanted an embedding for each of the tokenizer's {len(tokenizer)} tokens, got "
+            f"embedding_size {config['embedding_size']}; this tokenizer is of another model"
+        )
 
 
 def tokenizer_fingerprints(model: ModelSection) -> dict[str, str]:

@@ -1,0 +1,61 @@
+"""A tokenizer that does not fit its model, or another model's, is refused before anything runs."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import reference
+from pipeline.config import RunConfig
+from pipeline.errors import CheckpointError
+from pipeline.tokenization import prompt_ids
+from pipeline.tokenizers import open_tokenizer_at
+
+
+@pytest.fixture
+def checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
+
+
+def change_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("name", ["eos_token_id", "mask_token_id"])
+def test_ids_of_the_model_must_be_the_tokenizers(checkpoint: Path, name: str) -> None:
+    change_json(checkpoint / "config.json", **{name: 7})
+    with pytest.raises(CheckpointError, match=rf"{name}: wanted the tokenizer's [01] .* got 7"):
+        open_tokenizer_at(str(checkpoint))
+
+
+def test_every_token_needs_an_embedding(checkpoint: Path) -> None:
+    change_json(checkpoint / "config.json", embedding_size=64, vocab_size=64)
+    with pytest.raises(CheckpointError, match="tokens, got embedding_size 64"):
+        open_tokenizer_at(str(checkpoint))
+
+
+@pytest.mark.parametrize("template", [None, "{{ raise_exception('no such role') }}"])
+def test_a_chat_without_a_usable_template_is_one_line(
+    checkpoint: Path, template: str | None
+) -> None:
+    (checkpoint / "chat_template.jinja").unlink()
+    if template:
+        (checkpoint / "chat_template.jinja").write_text(template)
+    tokenizer = open_tokenizer_at(str(checkpoint))
+    with pytest.raises(CheckpointError, match="wanted a chat template"):
+        prompt_ids(tokenizer, "1+2")
+
+
+def test_a_reference_model_needs_the_tokenizer_of_the_data(checkpoint: Path) -> None:
+    state = json.loads((checkpoint / "tokenizer.json").read_text())
+    vocabulary = state["model"]["vocab"]
+    vocabulary["0"], vocabulary["1"] = vocabulary["1"], vocabulary["0"]
+    (checkpoint / "tokenizer.json").write_text(json.dumps(state))
+    section = dataclasses.replace(RunConfig().reference, checkpoint=str(checkpoint))
+    with pytest.raises(CheckpointError, match=r"reference\.checkpoint .*wanted the tokenizer of"):
+        reference.check_tokenizer(dataclasses.replace(RunConfig(), reference=section))
+    same = dataclasses.replace(section, checkpoint="tiny")
+    reference.check_tokenizer(dataclasses.replace(RunConfig(), reference=same))
