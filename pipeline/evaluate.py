@@ -18,7 +18,7 @@ from pipeline.artifacts import Manifest
 from pipeline.cluster import ray_session
 from pipeline.config import RunConfig, identity
 from pipeline.decode_shard import ROW_SCHEMA, EvaluateActor, Shard
-from pipeline.errors import DataError
+from pipeline.errors import CheckpointError, DataError
 from pipeline.items import load_items
 from pipeline.layout import STATE_FOLDER, layout
 from pipeline.models import check_context, weights_fingerprint
@@ -26,6 +26,7 @@ from pipeline.shard_tasks import Workers, run_shards
 from pipeline.statistics import accuracy_interval
 from pipeline.tokenization import prompt_ids
 from pipeline.tokenizers import open_tokenizer_at, tokenizer_fingerprints_at
+from weft.models import EMBEDDED
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,14 @@ def resolve_checkpoint_name(config: RunConfig) -> str:
     if not wanted:
         return config.model.path
     own = layout(config).checkpoint(wanted)
-    path = own if "/" not in wanted and storage.exists(own) else wanted
+    is_name = "/" not in wanted
+    if is_name and wanted not in EMBEDDED and not storage.exists(own):
+        there = ", ".join([*storage.list_files(layout(config).checkpoints), *EMBEDDED])
+        raise CheckpointError(
+            f"evaluate.checkpoint: wanted one of {there}, or a folder with a slash in it (./NAME), "
+            f"got {wanted}; jobs/train.py --train.name {wanted} would make it"
+        )
+    path = own if is_name and storage.exists(own) else wanted
     if any(storage.exists(storage.join(path, name)) for name in (STATE_FOLDER, artifacts.MANIFEST)):
         # A checkpoint of ours, wherever it lies: whole once it has a manifest.
         manifest = artifacts.require(path, "train", hint="run jobs/train.py to the end")

@@ -7,8 +7,8 @@ import pytest
 
 from pipeline.config import EvaluateSection, RunConfig
 from pipeline.decode_shard import evaluate_items
-from pipeline.errors import DataError
-from pipeline.evaluate import evaluation_name, plan_shards
+from pipeline.errors import CheckpointError, DataError
+from pipeline.evaluate import evaluation_name, plan_shards, resolve_checkpoint_name
 from pipeline.items import held_out_problems, load_items
 from pipeline.models import open_denoiser
 from pipeline.tokenizers import open_tokenizer_at
@@ -107,3 +107,15 @@ def test_benchmark_items_are_all_or_the_first(shared_data: Path) -> None:
     first = load_items(make_config(data_dir=folder, num_items=7).evaluate, "countdown")
     assert len(everything) == 256
     assert first == everything[:7]
+
+
+def test_a_checkpoint_that_was_never_trained_is_named(tmp_path: Path) -> None:
+    config = make_config(checkpoint="weft")  # also the name of a folder of the source tree
+    config = dataclasses.replace(
+        config, run=dataclasses.replace(config.run, output_dir=str(tmp_path))
+    )
+    (tmp_path / "checkpoints" / "sft").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"wanted one of sft, tiny.*got weft; jobs/train\.py"):
+        resolve_checkpoint_name(config)
+    tiny = dataclasses.replace(config.evaluate, checkpoint="tiny")
+    assert resolve_checkpoint_name(dataclasses.replace(config, evaluate=tiny)) == "tiny"

@@ -2,6 +2,7 @@
 
 from weft.models.base import Denoiser
 from weft.models.checkpoints import (
+    EMBEDDED,
     load_denoiser,
     load_tokenizer,
     meta_denoiser,
@@ -12,6 +13,7 @@ from weft.models.checkpoints import (
 )
 
 __all__ = [
+    "EMBEDDED",
     "Denoiser",
     "load_denoiser",
     "load_tokenizer",
