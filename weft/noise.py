@@ -63,8 +63,8 @@ def tail_length(seed: int, epoch: int, example_id: str, tail_max: int) -> int:
 
     A tail of n tokens has probability ``log((n + 2) / (n + 1)) / log(tail_max + 2)``. The method
     leaves the distribution open. Under a uniform one nearly every tail is long and shows some EOS
-    at nearly every noise level, so that the model need not learn where a response ends, and takes
-    a long run of masks, which is all that a decoder has, for text.
+    at nearly every noise level, while a decoder starts from masks alone. That this misleads the
+    model is a conjecture, which docs/results.md has what there is of evidence for.
 
     Raises ValueError for a negative ``tail_max``.
     """
