@@ -41,8 +41,6 @@ class SourceSection:
     """Task of generated problems (kind task): sudoku or countdown."""
     count: int = 0
     """Number of generated examples (kinds task and pretraining)."""
-    topic: Literal["all", "arithmetic"] = "all"
-    """What generated text is about (kind pretraining): arithmetic alone, or grids as well."""
     path: str = ""
     """File of kind jsonl, plain or .gz: one JSON object a line."""
     prompt_column: str = "prompt"

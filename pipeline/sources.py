@@ -88,13 +88,13 @@ def read_rows(
 def _document(data: DataSection, source: SourceSection, index: int) -> Row:
     from weft.tasks.pretraining import pretraining_document
 
-    document = pretraining_document(seed=data.seed, index=index, topic=source.topic)
+    document = pretraining_document(seed=data.seed, index=index)
     row = Row(
         source_name(source),
         index,
         document.given,
         document.text,
-        is_chat=False,
+        is_chat=document.is_chat,
         may_repeat=True,
     )
     return _without_evaluation_items(row, document.problems)

@@ -6,7 +6,6 @@ them reaches with ``+ - * /`` and brackets, every intermediate value a whole num
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import permutations
 
 import numpy as np
 
@@ -14,6 +13,14 @@ NUM_NUMBERS = 3
 LARGEST = 100
 MAX_TRACE_CHARACTERS = 110
 _OPERATOR_SHARES = (0.45, 0.45, 0.05, 0.05)
+_STAGES = (
+    ("+-", "+-", 2 * LARGEST),
+    ("*/", "+-", 2 * LARGEST),
+    ("+-", "*/", 2 * LARGEST),
+    ("*/", "*/", LARGEST**2),
+)
+"""Of a search: operators of the pair, operators after it, largest result of the pair."""
+_LINES_OF_SUMS = 2
 
 
 @dataclass(frozen=True)
@@ -45,27 +52,8 @@ def combine(first: Term, second: Term, operator: str) -> Term | None:
     return Term(f"{first.operand}{operator}{second.operand}", value)
 
 
-def expressions(numbers: tuple[int, ...]) -> Iterator[Term]:
-    """Every way to combine three numbers: a pair, then it and the one left over, either way."""
-    for a, b, c in permutations(numbers):
-        for inner in "+-*/":
-            pair = combine(_number(a), _number(b), inner)
-            if pair is None:
-                continue
-            for outer in "+-*/":
-                for left, right in ((pair, _number(c)), (_number(c), pair)):
-                    term = combine(left, right, outer)
-                    if term is not None:
-                        yield term
-
-
 def _number(value: int) -> Term:
     return Term(str(value), value)
-
-
-def solve(numbers: tuple[int, ...], target: int) -> str | None:
-    """An expression over all ``numbers`` that equals ``target``, or None."""
-    return next((term.text for term in expressions(numbers) if term.value == target), None)
 
 
 def generate_problem(rng: np.random.Generator) -> tuple[tuple[int, ...], int]:
@@ -92,60 +80,51 @@ def _numbers_for(inner: str, outer: str, rng: np.random.Generator) -> tuple[tupl
 
 
 def solution_trace(numbers: tuple[int, ...], target: int) -> tuple[str, str]:
-    """``(trace, expression)`` of a search that meets in the middle.
+    """``(trace, expression)`` of a search that joins two numbers and then the third.
 
-    One number is left over at a time, the last first. A line names it, then what the other two can
-    make (``93: 100+30=130 100-30=70``); the next one names the target, then what would be needed
-    with the number left over (``23: 93+23=116 93-23=70``). A value on both lines is a solution, and
-    ``no`` marks a dead end. Sums and differences come first: if any leftover number has such a
-    solution, all have. Products and quotients follow, the large products last. The last line checks
-    the expression: ``93-(100-30)=23 ok``. Raises ValueError when the problem has no solution of
-    this kind.
+    A line is a guess: what a pair makes, and what that makes with the number left over, the larger
+    operand first; ``no`` marks a dead end, ``ok`` that the target is among the results:
+    ``100-30=70 93+70=163 93-70=23 ok``, whose expression is ``93-(100-30)``. The sum and the
+    difference of one pair come first and are always both there: what sums and differences reach
+    from one pair, they reach from each. Products and quotients follow, pair by pair up to the first
+    that leads to the target, the large products last. Raises ValueError when the problem has no
+    solution.
     """
     lines: list[str] = []
-    for sides in (_sums_alone, _small_products, _large_products):
+    solution = None
+    for pair, leftover, operators in _guesses(numbers):
+        if solution and len(lines) >= _LINES_OF_SUMS:
+            break
+        outcomes = _outcomes(_number(pair.value), leftover, operators)
+        if not outcomes:
+            continue
+        is_found = any(outcome.value == target for outcome in outcomes)
+        equations = " ".join(term.equation for term in (pair, *outcomes))
+        lines.append(f"{equations} {'ok' if is_found else 'no'}")
+        if is_found and not solution:
+            whole = _made([pair, leftover], operators)
+            solution = next(term.text for term in whole if term.value == target)
+    if solution is None:
+        raise ValueError(f"solution_trace: {numbers} cannot make {target}")
+    return "\n".join(lines), solution
+
+
+def _guesses(numbers: tuple[int, ...]) -> Iterator[tuple[Term, Term, str]]:
+    """Each pair's result, the number left over, and the operators to join the two with."""
+    for inner, outer, largest in _STAGES:
         for place in reversed(range(NUM_NUMBERS)):
             others = [_number(n) for k, n in enumerate(numbers) if k != place]
-            leftover = _number(numbers[place])
-            makes, needs = sides(others, leftover, target)
-            if not (makes and needs):
-                continue
-            lines += [_line(numbers[place], makes), _line(target, needs)]
-            solution = _meeting(makes, needs, leftover, target)
-            if solution is not None:
-                return "\n".join([*lines, f"{solution}={target} ok"]), solution
-            lines[-1] += " no"
-            if sides is _sums_alone:
-                break  # the other leftovers would fail as well
-    raise ValueError(f"solution_trace: {numbers} cannot make {target}")
+            for pair in _made(others, inner):
+                if pair.value <= largest:
+                    yield pair, _number(numbers[place]), outer
+            if (inner, outer) == ("+-", "+-"):
+                break  # another pair would fail as well
 
 
-def _line(label: int, terms: list[Term]) -> str:
-    return " ".join([f"{label}:", *(term.equation for term in terms)])
-
-
-_Sides = tuple[list[Term], list[Term]]
-"""What a pair can make, and what the number left over needs of it."""
-
-
-def _sums_alone(others: list[Term], leftover: Term, target: int) -> _Sides:
-    return _made(others, "+-"), _made([leftover, _number(target)], "+-")
-
-
-def _small_products(others: list[Term], leftover: Term, target: int) -> _Sides:
-    """Products and quotients that a sum can still bring to the target, and sums and differences
-    that a factor can."""
-    c, goal = leftover, _number(target)
-    makes = [t for t in _made(others, "*/") if t.value <= 2 * LARGEST]
-    needs = _made([c, goal], "+-") if makes else []
-    factors = [t for t in _made([c, goal], "*/") if t.value <= 2 * LARGEST]
-    if factors:
-        makes = _made(others, "+-") + makes
-    return makes, needs + factors
-
-
-def _large_products(others: list[Term], leftover: Term, target: int) -> _Sides:
-    return _made(others, "*"), _made([leftover, _number(target)], "*")
+def _outcomes(pair: Term, leftover: Term, operators: str) -> list[Term]:
+    """What the two make, less what is too large to lead to a target; sums may be."""
+    made = _made([pair, leftover], operators)
+    return [term for term in made if "+" in operators or term.value <= 2 * LARGEST]
 
 
 def _made(terms: list[Term], operators: str) -> list[Term]:
@@ -153,16 +132,3 @@ def _made(terms: list[Term], operators: str) -> list[Term]:
     large, small = sorted(terms, key=lambda term: -term.value)
     made = (combine(large, small, operator) for operator in operators)
     return [term for term in made if term is not None]
-
-
-def _meeting(makes: list[Term], needs: list[Term], leftover: Term, target: int) -> str | None:
-    """The expression of the first value on both sides that closes to the target."""
-    for pair in makes:
-        if pair.value not in {need.value for need in needs}:
-            continue
-        for left, right in ((pair, leftover), (leftover, pair)):
-            for operator in "+-*/":
-                term = combine(left, right, operator)
-                if term is not None and term.value == target:
-                    return term.text
-    return None

@@ -1,15 +1,14 @@
 """Generated text that a small denoiser is pre-trained on: arithmetic, and Sudoku grids to complete.
 
-It teaches skills, not tasks: arithmetic, what a grid's rows leave possible, how to write it down.
-No prompt, search or answer format of a task occurs in it. A document that contains a problem which
-a task could ask says so, and those of evaluation sets can be kept out.
+It teaches skills, not tasks: arithmetic in several steps, what a grid's rows leave possible, how to
+write it down, and to answer in the form of a chat. No prompt and no search of a task occurs in it.
+A document that contains a problem which a task could ask says so, and those of evaluation sets can
+be kept out.
 """
 
 import hashlib
 import itertools
-import re
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
@@ -24,8 +23,8 @@ _OPERATOR_SHARES = (0.34, 0.34, 0.32)
 """Of ``+ - *``: products are few, but each has to be learned by itself."""
 _LIST_CHARACTERS = 60
 _FEW_BLANKS = 6
-
-Topic = Literal["all", "arithmetic"]
+_CUT_SHARE = 0.2
+_SHORTEST_CUT = 8
 
 
 @dataclass(frozen=True)
@@ -36,45 +35,39 @@ class Document:
     text: str
     problems: tuple[Problem, ...] = ()
     """The problems of tasks whose grid, or whose numbers and target, the text contains."""
+    is_chat: bool = False
+    """``given`` is a user's turn and ``text`` the answer."""
 
 
-def pretraining_document(*, seed: int, index: int, topic: Topic = "all") -> Document:
+def pretraining_document(*, seed: int, index: int) -> Document:
     """Document number ``index`` of the text with this ``seed``; no other document is made.
 
-    ``all``: 42 % equations, 8 % with brackets, 4 % lists of them, 16 % worksheets, 5 % pairs of
-    equal results, 12 % candidates of a grid's rows, and 13 % grids with one to six blanks followed
-    by their completion. ``arithmetic``: 40 % equations, 10 % with brackets, 50 % worksheets.
-
-    Mostly the beginning is given: where operands are masked too, few results are determined, and
-    arithmetic is not learned in minutes. Half begin with other equations: where everything stands
-    at a fixed place, places are learned instead of what stands there.
+    The kinds and their shares are those of ``_KINDS``. Mostly the beginning is given: where
+    operands are masked too, few results are determined, and arithmetic is not learned in minutes.
+    Half begin with other equations: where everything stands at a fixed place, places are learned
+    instead of what stands there. Of the longer ones a fifth are given up to anywhere, as a text is
+    that is decoded from left to right.
     """
-    if topic == "all":
-        rng = np.random.default_rng([seed, index])
-        document = _document(rng)
-    else:
-        # A key beside the numbers: after them, 1 would be the upper half of a large index.
-        rng = np.random.default_rng(np.random.SeedSequence([seed, index], spawn_key=(1,)))
-        document = _arithmetic(rng)
-    if not document.given:
+    rng = np.random.default_rng([seed, index])
+    kind = rng.choice(len(_KINDS), p=[share for _, share in _KINDS])
+    document = _KINDS[int(kind)][0](rng)
+    if document.is_chat or not document.given:
         return document
-    return replace(document, given=_remains(rng) + document.given)
+    return _cut(replace(document, given=_remains(rng) + document.given), rng)
 
 
-def _document(rng: np.random.Generator) -> Document:
-    kind = rng.random()
-    if kind < 0.42:
-        return _single_equation(rng)
-    if kind < 0.50:
-        return _bracketed(rng)
-    if kind < 0.54:
-        return Document("", _equations(rng))
-    if kind < 0.70:
-        return _worksheet(_numbers(rng, 3))
-    if kind < 0.75:
-        return _equal_pair(rng)
-    if kind < 0.87:
-        return _row_sheet(rng)
+def _cut(document: Document, rng: np.random.Generator) -> Document:
+    """``document``, or the same with some more of it given."""
+    length = len(document.text)
+    if length < _SHORTEST_CUT or rng.random() >= _CUT_SHARE:
+        return document
+    place = int(rng.integers(1, length))
+    given, text = document.given + document.text[:place], document.text[place:]
+    return replace(document, given=given, text=text)
+
+
+def _grid(rng: np.random.Generator) -> Document:
+    """A grid with few blanks, and its completion."""
     puzzle, solution = sudoku.generate_puzzle(rng, _few(rng), unique=False)
     problem = Problem("sudoku", "", {"puzzle": puzzle})
     given, text = f"{puzzle}=", solution
@@ -83,15 +76,11 @@ def _document(rng: np.random.Generator) -> Document:
     return Document(given, text, (problem,))
 
 
-def _arithmetic(rng: np.random.Generator) -> Document:
+def _some_worksheet(rng: np.random.Generator) -> Document:
     kind = rng.random()
-    if kind < 0.4:
-        return _single_equation(rng)
-    if kind < 0.5:
-        return _bracketed(rng)
-    if kind < 0.6:
+    if kind < 0.2:
         return _worksheet(list(_operands("*", rng)))
-    return _worksheet(_numbers(rng, 2 if kind < 0.8 else 3))
+    return _worksheet(_numbers(rng, 2 if kind < 0.5 else 3))
 
 
 def _single_equation(rng: np.random.Generator) -> Document:
@@ -216,38 +205,116 @@ def _worksheet(numbers: list[int]) -> Document:
     return Document(" ".join(map(str, numbers)) + ": ", text)
 
 
-def _equal_pair(rng: np.random.Generator) -> Document:
-    """Equations in any order, two with the same result; then those two: ``9+4=20-7``."""
+@dataclass(frozen=True)
+class _Chain:
+    """A pair's result, joined with a third number: ``100-30=70 93+70=163 93-70=23``."""
+
+    numbers: tuple[int, int, int]
+    pair: str
+    leftover: int
+    equations: tuple[str, ...]
+    outcomes: dict[int, str]
+    """Values, and the expression of all three numbers that has it: ``23``, ``93-(100-30)``."""
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.equations)
+
+    def problem(self, value: int) -> Problem:
+        return Problem("countdown", "", {"numbers": list(self.numbers), "target": value})
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        return tuple(self.problem(value) for value in self.outcomes)
+
+
+def _chain(numbers: tuple[int, int, int], operator: str, outer: str) -> _Chain | None:
+    """The chain of the first two numbers; None if an equation of it is held out or too large."""
+    a, b, c = numbers
+    a, b = max(a, b), min(a, b)
+    value = _result(a, operator, b)
+    if value is None:
+        return None
+    large, small = max(value, c), min(value, c)
+    equations = [f"{a}{operator}{b}={value}"]
+    outcomes: dict[int, str] = {}
+    for sign in outer:
+        result = _result(large, sign, small)
+        if result is None:
+            continue
+        pair = f"({a}{operator}{b})"
+        left, right = (pair, str(c)) if value >= c else (str(c), pair)
+        equations.append(f"{large}{sign}{small}={result}")
+        outcomes.setdefault(result, f"{left}{sign}{right}")
+    if not outcomes:
+        return None
+    return _Chain(numbers, f"{a}{operator}{b}", c, tuple(equations), outcomes)
+
+
+def _result(a: int, operator: str, b: int) -> int | None:
+    """``a operator b`` unless it is held out, negative, not whole or a large product."""
+    if is_held_out(a, operator, b) or (operator == "-" and a < b):
+        return None
+    if operator == "*" and not is_small_product(a, b):
+        return None
+    if operator == "/":
+        is_known = b > 0 and a % b == 0 and is_small_product(b, a // b)
+        return a // b if is_known else None
+    return {"+": a + b, "-": a - b, "*": a * b}[operator]
+
+
+def _some_chain(rng: np.random.Generator) -> _Chain:
     while True:
-        equations = [equation(rng) for _ in range(3)]
-        left, value = equations[0]
-        twin = _left_side_of(int(value), rng)
-        if twin != left and value not in (other for _, other in equations[1:]):
-            break
-    lefts = rng.permutation([twin, *(side for side, _ in equations)]).tolist()
-    values = dict(equations) | {twin: value}
-    listed = " ".join(f"{side}={values[side]}" for side in lefts)
-    pair = "=".join(side for side in lefts if side in (left, twin))
-    return Document(f"{listed}\n", pair, _readings(pair))
+        operator = str(rng.choice(list("+-*/"), p=(0.4, 0.4, 0.15, 0.05)))
+        a, b, c = _numbers(rng, 3)
+        if operator in "*/":
+            a, b = _operands("*", rng)
+            a = a * b if operator == "/" else a
+        outer = "+-" if rng.random() < 0.85 else "*/"
+        chain = _chain((a, b, c), operator, outer)
+        if chain is not None:
+            return chain
 
 
-def _readings(pair: str) -> tuple[Problem, ...]:
-    """``40-31=78-69`` solves each of its numbers with the other three."""
-    numbers = [int(n) for n in re.findall(r"\d+", pair)]
-    return tuple(
-        Problem("countdown", "", {"numbers": [*numbers[:k], *numbers[k + 1 :]], "target": target})
-        for k, target in enumerate(numbers)
-    )
+def _steps(rng: np.random.Generator) -> Document:
+    """A pair and a third number, then the chain: ``100-30 93: 100-30=70 93+70=163 93-70=23``."""
+    chain = _some_chain(rng)
+    return Document(f"{chain.pair} {chain.leftover}: ", chain.text, chain.problems)
 
 
-def _left_side_of(value: int, rng: np.random.Generator) -> str:
-    """A sum or a difference that has this value and is not held out."""
-    while True:
-        b = int(rng.integers(0, 100))
-        if rng.random() < 0.5 and not is_held_out(value + b, "-", b):
-            return f"{value + b}-{b}"
-        if b <= value and not is_held_out(value - b, "+", b):
-            return f"{value - b}+{b}"
+def _composition(rng: np.random.Generator) -> Document:
+    """Chains, a value that occurs in them, and its expression: ``23=93-(100-30)``."""
+    chains = [_some_chain(rng)]
+    if rng.random() < 0.6:
+        a, b, c = chains[0].numbers
+        other = "-" if "+" in chains[0].pair else "+"
+        twin = _chain((a, b, c), other, "+-")
+        chains += [twin] if twin else [_some_chain(rng)]
+    order = [chains[k] for k in rng.permutation(len(chains)).tolist()]
+    chosen = order[int(rng.integers(len(order)))]
+    value = int(rng.choice(list(chosen.outcomes)))
+    # The first that has the value, if several have.
+    expression = next(chain.outcomes[value] for chain in order if value in chain.outcomes)
+    listed = "\n".join(chain.text for chain in order)
+    problems = tuple(problem for chain in order for problem in chain.problems)
+    return Document(f"{listed}\n{value}=", expression, problems)
+
+
+def _exercise(rng: np.random.Generator) -> Document:
+    """A chat: an expression to evaluate, its steps, and the boxed value."""
+    problems: tuple[Problem, ...] = ()
+    if rng.random() < 0.4:
+        question, answer = equation(rng)
+        steps = f"{question}={answer}"
+    else:
+        chain = _some_chain(rng)
+        value = int(rng.choice(list(chain.outcomes)))
+        question, answer = chain.outcomes[value], str(value)
+        last = next(e for e in chain.equations[1:] if e.endswith(f"={value}"))
+        steps = f"{chain.equations[0]} {last}"
+        problems = (chain.problem(value),)
+    response = f"<reasoning>{steps}</reasoning>\n<answer>\\boxed{{{answer}}}</answer>"
+    return Document(question, response, problems, is_chat=True)
 
 
 def _row_sheet(rng: np.random.Generator) -> Document:
@@ -270,3 +337,21 @@ def _row_sheet(rng: np.random.Generator) -> Document:
     if not is_hard:
         lines.append(f"={solution}")
     return Document(f"{puzzle}\n", "\n".join(lines), (problem,))
+
+
+def _list(rng: np.random.Generator) -> Document:
+    return Document("", _equations(rng))
+
+
+_KINDS = (
+    (_single_equation, 0.35),
+    (_list, 0.04),
+    (_some_worksheet, 0.15),
+    (_bracketed, 0.04),
+    (_steps, 0.12),
+    (_composition, 0.08),
+    (_exercise, 0.05),
+    (_row_sheet, 0.09),
+    (_grid, 0.08),
+)
+"""The kinds of documents, and how often each occurs."""

@@ -1,19 +1,23 @@
 """What the generated text promises: true, repeatable, and free of the held-out equations."""
 
-import functools
 import re
 
 import numpy as np
-import pytest
 
 from weft.tasks import pretraining, sudoku
 
-_EQUATION = re.compile(r"(\d+)([+\-*])(\d+)=(\d+)(?![\d+\-*])")
+_EQUATION = re.compile(r"(\d+)([+\-*/])(\d+)=(\d+)(?![\d+\-*/(])")
 
 
-def _documents(count: int, topic: pretraining.Topic = "all") -> list[pretraining.Document]:
-    make = functools.partial(pretraining.pretraining_document, seed=0, topic=topic)
-    return [make(index=index) for index in range(count)]
+_CHAIN = re.compile(r"(\d+)([+\-*/])(\d+)=(\d+)((?: \d+[+\-*/]\d+=\d+){1,2})")
+
+
+def _documents(count: int) -> list[pretraining.Document]:
+    return [pretraining.pretraining_document(seed=0, index=index) for index in range(count)]
+
+
+def _last_line(document: pretraining.Document) -> str:
+    return (document.given + document.text).split("\n")[-1]
 
 
 def _equations(text: str) -> list[tuple[int, str, int, int]]:
@@ -26,26 +30,18 @@ def test_document_depends_on_seed_and_index_alone() -> None:
     assert pretraining.pretraining_document(seed=1, index=17) != in_order[17]
 
 
-@pytest.mark.parametrize("topic", ["all", "arithmetic"])
-def test_documents_are_true_and_hold_no_held_out_equation(topic: pretraining.Topic) -> None:
+def test_documents_are_true_and_hold_no_held_out_equation() -> None:
     seen = 0
-    for document in _documents(500, topic):
+    for document in _documents(1000):
         for a, operator, b, value in _equations(document.given + document.text):
-            assert value == {"+": a + b, "-": a - b, "*": a * b}[operator]
+            assert value == {"+": a + b, "-": a - b, "*": a * b, "/": a // (b or 1)}[operator]
             assert not pretraining.is_held_out(a, operator, b)
             seen += 1
-    assert seen > 300
-
-
-def test_topics_share_no_draws() -> None:
-    later = [pretraining.pretraining_document(seed=0, index=(1 << 32) + n) for n in range(200)]
-    long = {d.given for d in later if len(d.given) > 20}
-    assert len(long) > 50
-    assert not long & {d.given for d in _documents(200, "arithmetic")}
+    assert seen > 1000
 
 
 def test_documents_complete_their_grids() -> None:
-    texts = [d.given + d.text for d in _documents(500)]
+    texts = [d.given + d.text for d in _documents(1000)]
     pairs = [re.findall(r"\d{16}", text) for text in texts if re.search(r"\d{16}=", text)]
     assert len(pairs) > 50
     assert all(sudoku.is_valid_solution(puzzle, solution) for puzzle, solution in pairs)
@@ -54,7 +50,7 @@ def test_documents_complete_their_grids() -> None:
 
 def test_documents_list_the_candidates_of_rows() -> None:
     num_lines = 0
-    for document in _documents(400):
+    for document in (d for d in _documents(1000) if not d.is_chat):
         text = (document.given + document.text).split("\n")
         for line in (line for line in text if ">" in line):
             puzzle = next(part for part in text if re.fullmatch(r"\d{16}", part))
@@ -64,83 +60,128 @@ def test_documents_list_the_candidates_of_rows() -> None:
     assert num_lines > 50
 
 
-def test_documents_name_the_problem_that_they_contain() -> None:
+def test_documents_name_the_problems_that_they_contain() -> None:
     kinds = set()
     for document in _documents(1000):
         text = document.given + document.text
         grids = re.findall(r"(?<!\d)\d{16}(?=[=\n])", text)
-        brackets = re.findall(r"(?m)^[\d+-]*\([\d+-]+\)[\d+-]*=\d+$", text)
-        if re.fullmatch(r"\d+[+*-]\d+=\d+[+*-]\d+", document.text):
-            numbers = sorted(map(int, re.findall(r"\d+", document.text)))
-            assert len(document.problems) == 4
-            for reading in document.problems:
-                parts = [*reading.data["numbers"], reading.data["target"]]
-                assert sorted(parts) == numbers
-            continue
-        found = document.problems[0] if document.problems else None
-        if found is None:
-            assert grids + brackets == []
-        elif found.task == "sudoku":
-            assert grids[0] == found.data["puzzle"]
-        else:
-            numbers, target = brackets[0].split("=")
-            assert sorted(map(int, re.findall(r"\d+", numbers))) == sorted(found.data["numbers"])
-            assert int(target) == found.data["target"]
-        kinds.add(found and found.task)
-    assert kinds == {None, "sudoku", "countdown"}
+        named = {_key(p.data["numbers"], p.data["target"]) for p in document.problems if not grids}
+        if grids:
+            assert [p.data["puzzle"] for p in document.problems] == [grids[0]]
+            kinds.add("grid")
+        for left, value in re.findall(r"(?m)^([\d+\-]*\([\d+\-]+\)[\d+\-]*)=(\d+)$", text):
+            assert named == {_key(re.findall(r"\d+", left), value)}
+            kinds.add("brackets")
+        if document.problems and not grids and "(" not in document.given:
+            found = {
+                key
+                for line in text.split("\n")
+                for chain in [_CHAIN.fullmatch(line.split(": ")[-1])]
+                if chain is not None
+                for key in _problems_of(*chain.groups())
+            }
+            assert set() < named <= found  # equations before may go together by chance
+            kinds.add("chain")
+    assert kinds == {"grid", "brackets", "chain"}
+
+
+def _key(numbers: list[int] | list[str], target: int | str) -> tuple[int, ...]:
+    return (*sorted(map(int, numbers)), int(target))
+
+
+def _problems_of(a: str, _: str, b: str, pair: str, rest: str) -> set[tuple[int, ...]]:
+    """Of ``a ? b = pair`` and the equations after it; none if they have nothing to do with it."""
+    operands = re.findall(r"\d+", rest)[:2]
+    if pair not in operands:
+        return set()
+    operands.remove(pair)
+    return {_key([a, b, *operands], value) for value in re.findall(r"=(\d+)", rest)}
 
 
 def test_half_of_the_documents_begin_with_other_text() -> None:
-    documents = [d for d in _documents(1000) if d.given]
-    share = np.mean(["\n" in re.sub(r"\d{16}\n.*", "", d.given) for d in documents])
-    assert 0.45 < share < 0.55  # standard error 1.6 points
+    singles = [d for d in _documents(2000) if re.fullmatch(r"\d+[+\-*]\d+=\d+", _last_line(d))]
+    assert len(singles) > 500
+    share = np.mean(["\n" in d.given for d in singles])
+    assert 0.4 < share < 0.6  # standard error 2 points
 
 
-def test_documents_pair_the_equations_of_equal_results() -> None:
-    pairs = [d for d in _documents(500) if re.fullmatch(r"\d+[+*-]\d+=\d+[+*-]\d+", d.text)]
-    assert len(pairs) > 10
-    for document in pairs:
-        listed = document.given.split("\n")[-2].split(" ")
-        values = dict(equation.split("=") for equation in listed)
-        first, second = document.text.split("=")
-        assert [left for left in values if values[left] == values[first]] == [first, second]
+def test_chains_join_a_pair_with_a_third_number() -> None:
+    sheets = [d for d in _documents(500) if re.search(r"\d+[+\-*/]\d+ \d+: ", d.given)]
+    assert len(sheets) > 30
+    for sheet in sheets:
+        pair, leftover, chain = re.split(r" (?=\d+: )|: ", _last_line(sheet))
+        first, *others = chain.split(" ")
+        assert first.startswith(f"{pair}=")
+        for equation in others:
+            operands = re.findall(r"\d+", equation)[:2]
+            assert sorted(operands) == sorted([first.split("=")[1], leftover])
+
+
+def test_compositions_unfold_the_chain_that_has_the_value() -> None:
+    compositions = [d for d in _documents(1000) if re.match(r"\d+=.*\(", _last_line(d))]
+    assert len(compositions) > 40
+    for document in compositions:
+        value, expression = _last_line(document).split("=")
+        assert _worth(expression) == int(value)
+        inner = expression[expression.index("(") + 1 : expression.index(")")]
+        assert f"{inner}=" in document.given + document.text
 
 
 def test_brackets_are_worth_what_they_say() -> None:
-    pattern = re.compile(r"(?:\((\d+)([+-])(\d+)\)([+-])(\d+)|(\d+)([+-])\((\d+)([+-])(\d+)\))=")
-    brackets = [d for d in _documents(300) if "(" in d.given]
-    found = [(pattern.fullmatch(d.given.split("\n")[-1]), int(d.text)) for d in brackets]
-    assert len(found) > 10
-    for match, value in found:
-        assert match is not None
-        a, inner, b, outer, c, d, outer2, e, inner2, f = match.groups()
-        if a is not None:
-            left, right = _apply(a, inner, b), int(c)
+    lines = [_last_line(d) for d in _documents(500) if not d.is_chat]
+    brackets = [line.split("=") for line in lines if re.fullmatch(r"\S*\(\S+\)\S*=\d+", line)]
+    assert len(brackets) > 10
+    assert all(_worth(expression) == int(value) for expression, value in brackets)
+
+
+def _worth(expression: str) -> int:
+    """Value of ``a?(b?c)`` or ``(a?b)?c``."""
+    inner = re.search(r"\((\d+)(.)(\d+)\)", expression)
+    assert inner is not None
+    flat = expression.replace(inner[0], str(_apply(*inner.groups())))
+    a, operator, b = re.fullmatch(r"(\d+)(.)(\d+)", flat).groups()
+    assert not pretraining.is_held_out(int(a), operator, int(b))
+    return _apply(a, operator, b)
+
+
+def _apply(a: str, operator: str, b: str) -> int:
+    x, y = int(a), int(b)
+    return {"+": x + y, "-": x - y, "*": x * y, "/": x // (y or 1)}[operator]
+
+
+def test_exercises_answer_in_a_chat_with_steps_and_a_boxed_value() -> None:
+    exercises = [d for d in _documents(500) if d.is_chat]
+    assert len(exercises) > 10
+    for exercise in exercises:
+        steps, answer = re.fullmatch(
+            r"<reasoning>(.*)</reasoning>\n<answer>\\boxed\{(\d+)\}</answer>", exercise.text
+        ).groups()
+        assert steps.endswith(f"={answer}")
+        if "(" in exercise.given:
+            assert _worth(exercise.given) == int(answer)
+            assert _key(re.findall(r"\d+", exercise.given), answer) == _key(
+                exercise.problems[0].data["numbers"], exercise.problems[0].data["target"]
+            )
         else:
-            left, right, outer = int(d), _apply(e, inner2, f), outer2
-        assert value == _apply(left, outer, right)
-        assert not pretraining.is_held_out(left, outer, right)
+            assert steps == f"{exercise.given}={answer}"
 
 
-def _apply(a: int | str, operator: str, b: int | str) -> int:
-    return int(a) + int(b) if operator == "+" else int(a) - int(b)
+def test_a_fifth_of_the_longer_documents_is_given_up_to_anywhere() -> None:
+    grids = [d for d in _documents(3000) if re.fullmatch(r"\d{16}=\d{16}", _last_line(d))]
+    given = [d for d in grids if d.given]
+    assert len(given) > 100
+    share = np.mean([len(d.text) < 16 for d in given])
+    assert 0.1 < share < 0.3  # standard error 3 points
 
 
-@pytest.mark.parametrize("topic", ["all", "arithmetic"])
-def test_worksheets_compute_with_the_numbers_that_are_given(topic: pretraining.Topic) -> None:
-    sheets = [d for d in _documents(300, topic) if d.given.endswith(": ")]
+def test_worksheets_compute_with_the_numbers_that_are_given() -> None:
+    sheets = [d for d in _documents(500) if re.search(r"(?:^|\n)[\d ]+: ", d.given)]
     assert len(sheets) > 30
     for sheet in sheets:
-        numbers = {int(n) for n in re.findall(r"\d+", sheet.given.split("\n")[-1])}
-        for a, _, b, _ in _equations(sheet.text):
+        given, computed = _last_line(sheet).split(": ")
+        numbers = {int(n) for n in given.split(" ")}
+        for a, _, b, _ in _equations(computed):
             assert {a, b} <= numbers
-
-
-def test_arithmetic_is_free_of_grids_and_names_its_problems() -> None:
-    documents = _documents(500, "arithmetic")
-    assert not any(re.search(r"\d{16}", d.given + d.text) for d in documents)
-    assert {p.task for d in documents for p in d.problems} == {"countdown"}
-    assert sum("*" in d.text for d in documents) > 20
 
 
 def test_is_held_out_takes_about_one_pair_in_twenty() -> None:
