@@ -129,13 +129,12 @@ def verify_files(folder: str, manifest: Manifest) -> None:
 def is_done(folder: str, wanted: Manifest, *, overwrite: bool) -> bool:
     """Whether ``folder`` already holds what ``wanted`` asks for.
 
-    With ``overwrite`` the folder is emptied. Without, an output of another configuration or of
-    other inputs is an ArtifactError that lists what differs, and remains of an interrupted run stay
-    for the stage to continue from.
+    Never with ``overwrite``, whatever is there: it is the stage's to ``clear``, once nothing stands
+    in the way of making it again. Without, an output of another configuration or of other inputs is
+    an ArtifactError that lists what differs, and remains of an interrupted run stay for the stage
+    to continue from.
     """
     if overwrite:
-        storage.remove(storage.join(folder, MANIFEST))  # first: no reader takes the rest for whole
-        storage.remove(folder)
         return False
     found = read_manifest(folder)
     if found is None:
@@ -147,6 +146,12 @@ def is_done(folder: str, wanted: Manifest, *, overwrite: bool) -> bool:
         f"{folder}: holds the output of another configuration ({_difference(found, wanted)}); "
         f"use --overwrite to replace it, or give this run another name or output_dir"
     )
+
+
+def clear(folder: str) -> None:
+    """Remove an artifact, its manifest first: no reader takes what is left for whole."""
+    storage.remove(storage.join(folder, MANIFEST))
+    storage.remove(folder)
 
 
 def _difference(found: Manifest, wanted: Manifest) -> str:

@@ -233,7 +233,9 @@ class EvaluateSection:
     data_dir: Annotated[str, tyro.conf.arg(aliases=["--data-dir"])] = ""
     """Folder of benchmark files; empty means the generators' own held-out problems."""
     num_items: int = 128
-    """Items of each task; 0 means all of a benchmark file."""
+    """Generated held-out problems of each task."""
+    benchmark_items: int = 0
+    """Items of each benchmark file, the first ones; 0 means all."""
     seed: int = 0
     """Seed of decoding at temperature above 0 and of random remasking."""
     prompt_style: Literal["compact", "d1"] = "compact"

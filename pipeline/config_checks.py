@@ -27,11 +27,11 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "reference.chunk_rows reference.num_actors train.epochs train.batch_size "
         "train.micro_batch_tokens train.num_workers train.checkpoint_every train.log_every "
         "train.head_chunk_rows evaluate.gen_length evaluate.block_length evaluate.steps "
-        "evaluate.batch_size evaluate.num_actors"
+        "evaluate.batch_size evaluate.num_actors evaluate.num_items"
     )
     not_negative = (
         "data.tail_max reference.tail train.max_steps train.warmup_steps train.weight_decay "
-        "train.max_grad_norm train.max_failures evaluate.num_items evaluate.temperature "
+        "train.max_grad_norm train.max_failures evaluate.benchmark_items evaluate.temperature "
         "evaluate.cfg_scale rates.gamma rates.rate_min reference.num_gpus evaluate.num_gpus "
         "report.num_examples"
     )
@@ -152,5 +152,3 @@ def _evaluate(evaluate: EvaluateSection) -> Iterator[str]:
             f"a multiple of the {num_blocks} blocks and at most gen_length {evaluate.gen_length}",
             evaluate.steps,
         )
-    if not evaluate.data_dir and evaluate.num_items == 0:
-        yield _wanted("evaluate.num_items", "at least 1 for generated problems", 0)

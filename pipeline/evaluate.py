@@ -47,12 +47,14 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
         print(format_metrics(storage.read_json(storage.join(folder, METRICS_FILE))))
         return
     shards = list(plan_shards(config, items))
-    missing = _start_or_continue(folder, wanted, shards, items)
     started = time.monotonic()
     section = config.evaluate
     with ray_session(
         cpus=section.num_actors * section.num_cpus, gpus=section.num_actors * section.num_gpus
     ):
+        if overwrite:
+            artifacts.clear(folder)
+        missing = _start_or_continue(folder, wanted, shards, items)
         _run_shards(config, checkpoint, folder, missing)
     seconds = time.monotonic() - started
     metrics = _metrics(config, folder, shards, items, checkpoint)
@@ -122,7 +124,8 @@ def _check_context(config: RunConfig, checkpoint: str, items: dict[str, list[Any
 
 def _wanted(config: RunConfig, checkpoint: str, items: dict[str, list[Any]]) -> Manifest:
     section = identity(config.evaluate)
-    for name in ("checkpoint", "name", "data_dir"):
+    # The items are known by their content, how many there are included.
+    for name in ("checkpoint", "name", "data_dir", "num_items", "benchmark_items"):
         section.pop(name)
     contents = {
         f"items_{task}": artifacts.fingerprint([[p.item_id, p.data] for p in problems])

@@ -10,7 +10,10 @@ _HELD_OUT_SEED = 20_250_920
 
 
 def load_items(section: EvaluateSection, task: str) -> list[Any]:
-    """Problems of ``task``, at most ``num_items``; DataError when a benchmark cannot be read."""
+    """Problems of ``task``: generated ones, or those of the benchmark file in ``data_dir``.
+
+    DataError when the file cannot be read.
+    """
     if not section.data_dir:
         return held_out_problems(task, section.num_items)
     from weft.tasks import get_task
@@ -19,7 +22,7 @@ def load_items(section: EvaluateSection, task: str) -> list[Any]:
         problems: list[Any] = get_task(task).load_benchmark(section.data_dir)
     except (OSError, ValueError) as error:
         raise DataError(f"evaluate.data_dir: {error}") from error
-    return problems[: section.num_items] if section.num_items else problems
+    return problems[: section.benchmark_items or None]
 
 
 def held_out_problems(task: str, count: int) -> list[Any]:

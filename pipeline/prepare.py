@@ -65,9 +65,9 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
     if artifacts.is_done(folder, wanted, overwrite=overwrite):
         print(f"prepare: {folder} is already finished; --overwrite repeats it")
         return
-    storage.remove(folder)  # remains of an interrupted run
     started = time.monotonic()
     with ray_session(cpus=config.data.num_cpus):
+        artifacts.clear(folder)  # what --overwrite replaces, or remains of an interrupted run
         shards = _run_shards(config, folder, plan_shards(counts, config.data.num_shards))
         duplicates = _drop_duplicates(folder, shards)
     manifest = _manifest(folder, wanted, shards, duplicates, time.monotonic() - started)
@@ -123,7 +123,7 @@ def plan_shards(counts: list[int], num_shards: int) -> list[list[Piece]]:
 
 def _wanted(config: RunConfig) -> Manifest:
     inputs = {
-        f"source_{number}": source_fingerprint(source)
+        f"source_{number}": source_fingerprint(config.data, source)
         for number, source in enumerate(config.data.sources)
     }
     return Manifest(

@@ -53,12 +53,14 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
     if artifacts.is_done(folder, wanted, overwrite=overwrite):
         print(f"reference: {folder} is already finished; --overwrite repeats it")
         return
-    missing = _start_or_continue(config, wanted, prepared)
     started = time.monotonic()
     section = config.reference
     with ray_session(
         cpus=section.num_actors * section.num_cpus, gpus=section.num_actors * section.num_gpus
     ):
+        if overwrite:
+            artifacts.clear(folder)
+        missing = _start_or_continue(config, wanted, prepared)
         num_tokens = _run_shards(config, missing)
     seconds = time.monotonic() - started
     artifacts.commit(folder, _manifest(folder, wanted, prepared, num_tokens, seconds))

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipeline import storage
+from pipeline import artifacts, storage
 from pipeline.config import DataSection, SourceSection
 from pipeline.errors import ArtifactError, DataError
 from weft.tasks.base import Problem
 
 # Generated sources draw slice s from indices s * _SLICE_STRIDE onward: slices never overlap.
 _SLICE_STRIDE = 1 << 32
+_FINGERPRINTED_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,15 @@ def count_rows(source: SourceSection) -> int:
     return num_lines
 
 
-def source_fingerprint(source: SourceSection) -> str:
-    """Checksum of a file's bytes; generated sources are known by their configuration alone."""
+def source_fingerprint(data: DataSection, source: SourceSection) -> str:
+    """Checksum of a file's bytes; of a generated source, of its first rows.
+
+    These change where a generator, a prompt or the list of benchmark items does.
+    """
     if source.kind != "jsonl":
-        return "generated"
+        count = min(source.count, _FINGERPRINTED_ROWS)
+        rows = read_rows(data, source, slice_index=0, start=0, stop=count)
+        return artifacts.fingerprint([dataclasses.astuple(row) for row in rows])
     try:
         return storage.sha256(source.path)
     except ArtifactError as error:

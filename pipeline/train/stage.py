@@ -26,13 +26,16 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
     if artifacts.is_done(folder, wanted, overwrite=overwrite):
         print(f"train: {folder} is already finished; --overwrite repeats it")
         return
-    _refuse_other_state(folder, wanted.recipe)
+    if not overwrite:
+        _refuse_other_state(folder, wanted.recipe)
     started = time.monotonic()
     num_workers = config.train.num_workers
     gpus = num_workers if config.train.use_gpu else 0
     cpus = num_workers * config.train.cpus_per_worker
     # Ray Train watches its controller through the dashboard's interface.
     with ray_session(cpus=cpus, gpus=gpus, dashboard=True):
+        if overwrite:
+            artifacts.clear(folder)
         facts = _fit(config, folder, wanted.recipe)
     facts["seconds"] = round(time.monotonic() - started, 1)
     names = [name for name in storage.list_files(folder) if "." in name]

@@ -107,9 +107,16 @@ def test_is_done_shows_few_of_many_differences(folder):
         artifacts.is_done(folder, wanted, overwrite=False)
 
 
-def test_overwrite_empties_the_folder_whatever_it_holds(folder):
+def test_overwrite_is_never_done_and_loses_nothing_by_asking(folder):
     damage(folder, MANIFEST, b"{")
+    before = storage.list_files(folder)
     assert not artifacts.is_done(folder, RECIPE, overwrite=True)
+    assert storage.list_files(folder) == before
+
+
+def test_clear_empties_the_folder_whatever_it_holds(folder):
+    damage(folder, MANIFEST, b"{")
+    artifacts.clear(folder)
     assert storage.list_files(folder) == []
 
 

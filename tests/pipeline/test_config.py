@@ -270,7 +270,6 @@ def test_values_out_of_range_are_refused_naming_key_wanted_and_got(line, wanted,
         ),
         ("evaluate.steps = 6", ["evaluate.steps", "a multiple of the 4 blocks", "got 6"]),
         ("evaluate.steps = 256", ["evaluate.steps", "at most gen_length 128", "got 256"]),
-        ("evaluate.num_items = 0", ["evaluate.num_items", "generated problems", "got 0"]),
     ],
 )
 def test_combinations_that_cannot_run_are_refused(text, parts):
@@ -281,7 +280,7 @@ def test_combinations_that_cannot_run_are_refused(text, parts):
 @pytest.mark.parametrize(
     "text",
     [
-        "evaluate = {num_items = 0, data_dir = 'benchmarks'}",
+        "evaluate = {benchmark_items = 0, data_dir = 'benchmarks'}",
         "rates.tail = 'entropy'\nreference.tail = 0\ndata.eos_policy = 'one'",
         "rates = {tail = 'entropy', entropies = 'online'}\nreference.tail = 0",
         "rates = {entropies = 'online', beta_ref = 'batch'}",

@@ -103,8 +103,8 @@ def test_a_benchmark_folder_without_its_file_is_named(tmp_path: Path) -> None:
 
 def test_benchmark_items_are_all_or_the_first(shared_data: Path) -> None:
     folder = str(shared_data / "benchmarks")
-    everything = load_items(make_config(data_dir=folder, num_items=0).evaluate, "countdown")
-    first = load_items(make_config(data_dir=folder, num_items=7).evaluate, "countdown")
+    everything = load_items(make_config(data_dir=folder, num_items=3).evaluate, "countdown")
+    first = load_items(make_config(data_dir=folder, benchmark_items=7).evaluate, "countdown")
     assert len(everything) == 256
     assert first == everything[:7]
 

@@ -9,7 +9,7 @@ import pytest
 from pipeline.config import DataSection, SourceSection
 from pipeline.errors import DataError
 from pipeline.sources import Row, count_rows, read_rows, source_fingerprint, source_name
-from weft.tasks import fingerprints, get_task
+from weft.tasks import fingerprints, get_task, pretraining, sudoku
 from weft.tasks.pretraining import pretraining_document
 
 DATA = DataSection()
@@ -139,17 +139,25 @@ def test_files_that_cannot_be_used_are_named(tmp_path, name, make, message):
 
 def test_files_without_a_checksum_are_user_errors(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
-        source_fingerprint(jsonl(tmp_path / "none.jsonl"))
+        source_fingerprint(DATA, jsonl(tmp_path / "none.jsonl"))
     with pytest.raises(DataError, match=r"Protocol not known: nosuch"):
-        source_fingerprint(jsonl("nosuch://rows.jsonl"))
+        source_fingerprint(DATA, jsonl("nosuch://rows.jsonl"))
 
 
 def test_a_file_is_known_by_its_content(numbered, tmp_path):
-    before = source_fingerprint(numbered)
+    before = source_fingerprint(DATA, numbered)
     with open(numbered.path, "ab") as file:
         file.write(GOOD)
-    assert source_fingerprint(numbered) != before
-    assert source_fingerprint(SUDOKU) == "generated"
+    assert source_fingerprint(DATA, numbered) != before
+
+
+@pytest.mark.parametrize("source", [SUDOKU, TEXT])
+def test_a_generated_source_is_known_by_what_its_generator_makes(source, monkeypatch):
+    before = source_fingerprint(DATA, source)
+    assert source_fingerprint(DATA, source) == before
+    monkeypatch.setattr(pretraining, "_remains", lambda rng: "1+1=2\n")
+    monkeypatch.setattr(sudoku, "solution_trace", lambda puzzle: ("guessed", "1" * 16))
+    assert source_fingerprint(DATA, source) != before
 
 
 def test_source_names():
