@@ -27,6 +27,7 @@ def ray_session(*, cpus: float = 1.0, gpus: float = 0.0, dashboard: bool = False
     import ray
 
     if ray.is_initialized():
+        _warn_if_too_small(cpus, gpus)
         yield
         return
     if os.environ.get("RAY_ADDRESS"):

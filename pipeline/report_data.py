@@ -44,10 +44,16 @@ class Evaluation:
         ids = sorted(row["item_id"] for row in self.rows if row["task"] == task)
         return self.manifest.inputs.get(f"items_{task}") or artifacts.fingerprint(ids)
 
+    def is_stale(self, checkpoints: list[Checkpoint]) -> bool:
+        """Whether its checkpoint has been trained anew since, with other settings or inputs."""
+        trained = self.metrics["checkpoint"]
+        now = {c.name: c.manifest.recipe for c in checkpoints}.get(trained["path"])
+        return now is not None and trained.get("recipe") not in (None, now)
+
 
 @dataclass(frozen=True)
 class RunData:
-    """Every finished artifact of a run, and the names of the unfinished ones."""
+    """Every finished artifact of a run, and the names of the unfinished and the stale ones."""
 
     root: str
     prepared: Manifest | None
@@ -67,19 +73,23 @@ class RunData:
 def read_run(config: RunConfig) -> RunData:
     """The run's artifacts; ArtifactError for a damaged one, nothing for one that is not there."""
     folders = layout(config)
-    checkpoints, half_trained = _children(folders.checkpoints)
-    evaluations, half_evaluated = _children(folders.evaluations)
+    trained, half_trained = _children(folders.checkpoints)
+    evaluated, half_evaluated = _children(folders.evaluations)
+    checkpoints = [_read_checkpoint(folders.checkpoint(name), name) for name in trained]
+    evaluations = [_read_evaluation(folders.evaluation(name), name) for name in evaluated]
+    stale = [e.name for e in evaluations if e.is_stale(checkpoints)]
     return RunData(
         root=folders.root,
         prepared=_manifest(folders.prepared, "prepare"),
         entropies=_manifest(folders.entropies, "reference"),
-        checkpoints=[_read_checkpoint(folders.checkpoint(name), name) for name in checkpoints],
+        checkpoints=checkpoints,
         evaluations=sorted(
-            (_read_evaluation(folders.evaluation(name), name) for name in evaluations),
+            (found for found in evaluations if found.name not in stale),
             key=lambda found: _reading_order(found.name, config.report.baseline),
         ),
         unfinished=[f"checkpoints/{name}" for name in half_trained]
-        + [f"evaluations/{name}" for name in half_evaluated],
+        + [f"evaluations/{name}" for name in half_evaluated]
+        + [f"evaluations/{name} (its checkpoint was trained anew since)" for name in stale],
     )
 
 

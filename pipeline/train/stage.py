@@ -9,11 +9,12 @@ from pipeline import artifacts, storage
 from pipeline.artifacts import Manifest
 from pipeline.cluster import ray_session
 from pipeline.config import RunConfig, identity
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, ConfigError
 from pipeline.layout import STATE_FOLDER, layout
-from pipeline.models import start_fingerprint
+from pipeline.models import check_context, start_fingerprint
 from pipeline.prepare import require_prepared
 from pipeline.tokenizers import check_tokenizer, tokenizer_fingerprints
+from pipeline.train.plan import total_steps
 from weft.noise import NOISE_VERSION
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ def uses_entropies(config: RunConfig) -> bool:
 def _wanted(config: RunConfig) -> Manifest:
     folders = layout(config)
     prepared = require_prepared(config)
+    _check_can_train(config, prepared.num_rows)
     tokenizer = tokenizer_fingerprints(config.model)
     artifacts.verify_files(folders.prepared, prepared)
     inputs = {"prepared": prepared.content, "weights": start_fingerprint(config)} | tokenizer
@@ -75,6 +77,19 @@ def _wanted(config: RunConfig) -> Manifest:
     settings["noise"]["version"] = NOISE_VERSION
     settings |= {"data": policy, "run": {"seed": config.run.seed}}
     return Manifest(stage="train", config=settings, inputs=inputs)
+
+
+def _check_can_train(config: RunConfig, num_examples: int) -> None:
+    """Raise ConfigError where the context is too short, or training ends within its warm-up."""
+    check_context(config.model.path, config.data.max_length, "data.max_length")
+    train = config.train
+    num_steps = total_steps(-(-num_examples // train.batch_size), train.epochs, train.max_steps)
+    if train.warmup_steps >= num_steps:
+        raise ConfigError(
+            f"train.warmup_steps: wanted fewer than the {num_steps} optimizer steps of this run "
+            f"({num_examples} examples, batches of {train.batch_size}, {train.epochs} epochs), got "
+            f"{train.warmup_steps}; lower it or train.batch_size, or raise train.epochs"
+        )
 
 
 def _matching_entropies(config: RunConfig, prepared: Manifest) -> Manifest:

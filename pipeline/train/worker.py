@@ -1,5 +1,6 @@
 """What each Ray Train worker runs: load, resume, train, report."""
 
+import contextlib
 import json
 import logging
 import os
@@ -95,19 +96,19 @@ def _all_failures(failure: PipelineError | None, world: World) -> list[PipelineE
 
 def _train(job: Job, ready: _Ready, world: World) -> None:
     reporter = RayReporter(job, ready.state, world, ready.num_steps)
-    train(
-        ready.state,
-        ready.data,
-        ready.plan,
-        job.config,
-        num_steps=ready.num_steps,
-        world=world,
-        reporter=reporter,
-        dataset_beta_ref=_dataset_beta_ref(job.config, ready.data),
-    )
+    with contextlib.closing(reporter):
+        train(
+            ready.state,
+            ready.data,
+            ready.plan,
+            job.config,
+            num_steps=ready.num_steps,
+            world=world,
+            reporter=reporter,
+            dataset_beta_ref=_dataset_beta_ref(job.config, ready.data),
+        )
     if world.rank == 0:
         export(job, ready.state)
-    reporter.close()
 
 
 def _dataset_beta_ref(config: RunConfig, data: TrainingData) -> float | None:

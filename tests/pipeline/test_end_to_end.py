@@ -251,9 +251,14 @@ def test_weights_that_only_a_worker_finds_damaged_are_one_line(
             ["--evaluate.gen-length", "4096", "--evaluate.steps", "4096"],
             "evaluate.gen_length 4096 behind sudoku's longest prompt",
         ),
+        (
+            "train",
+            ["--train.name", "late", "--train.warmup-steps", "4"],
+            "train.warmup_steps: wanted fewer than the 4 optimizer steps of this run (20 examples",
+        ),
     ],
 )
-def test_more_tokens_than_the_context_are_refused_before_ray_starts(
+def test_more_tokens_than_the_context_and_steps_than_there_are_are_refused_early(
     finished: Path,
     config: Path,
     stage: str,
@@ -281,6 +286,35 @@ def test_reference_runs_only_the_missing_shards(
     assert (folder / "part-00000.parquet").stat().st_mtime_ns == kept
     for path in sorted(folder.glob("part-*.parquet")):
         assert path.read_bytes() == (finished / "entropies" / path.name).read_bytes()
+
+
+def test_evaluate_decodes_only_the_missing_shards(
+    finished: Path, config: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished / "evaluations" / "base", copy / "evaluations" / "base")
+    folder = copy / "evaluations" / "base"
+    (folder / "manifest.json").unlink()
+    kept, damaged = sorted(folder.glob("*.parquet"))
+    damaged.write_bytes(damaged.read_bytes()[:-20])
+    written = kept.stat().st_mtime_ns
+    assert job("evaluate", config, "--run.output-dir", str(copy)) == 0
+    assert kept.stat().st_mtime_ns == written
+    original = read_rows(str(finished / "evaluations" / "base"))
+    pairs = zip(read_rows(str(folder)), original, strict=True)
+    assert all(ours | {"seconds": 0} == theirs | {"seconds": 0} for ours, theirs in pairs)
+
+
+@pytest.mark.parametrize("stage", ["reference", "train", "evaluate"])
+def test_overwrite_without_the_resources_loses_nothing(
+    finished: Path, config: Path, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    gpus = ["--train.use-gpu"] if stage == "train" else [f"--{stage}.num-gpus", "1"]
+    assert job(stage, config, "--overwrite", *gpus) == 2
+    assert "wants 1 GPUs, but the local Ray sees 0" in capsys.readouterr().err
+    after = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    assert after == before
 
 
 def test_two_workers_train_through_ray(finished: Path, config: Path) -> None:

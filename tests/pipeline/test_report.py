@@ -17,7 +17,7 @@ from pipeline.decode_shard import ROW_SCHEMA
 from pipeline.errors import ArtifactError
 from pipeline.prepare import PREPARED_SCHEMA
 from pipeline.reference import ENTROPY_SCHEMA
-from pipeline.report_data import TokenReader
+from pipeline.report_data import TokenReader, read_run
 from pipeline.tables import METRIC_COLUMNS
 
 EOS = 3
@@ -79,7 +79,7 @@ def add_data(config: RunConfig) -> None:
     commit(f"{root}/entropies", "reference", num_rows=2, inputs=inputs, facts={"seconds": 12.5})
 
 
-def add_checkpoint(config: RunConfig, name: str) -> None:
+def add_checkpoint(config: RunConfig, name: str) -> Manifest:
     folder = f"{config.run.output_dir}/checkpoints/{name}"
     history = [
         {"step": k, "epoch": 0, "loss": 3.25 / k, "nll": 2.0 / k, "clamp_rate": 0.01}
@@ -88,7 +88,7 @@ def add_checkpoint(config: RunConfig, name: str) -> None:
     ]
     lines = "".join(json.dumps(values) + "\n" for values in history)
     storage.write_bytes(f"{folder}/metrics.jsonl", lines.encode())
-    commit(folder, "train")
+    return commit(folder, "train")
 
 
 def add_evaluation(
@@ -97,6 +97,8 @@ def add_evaluation(
     correct: list[bool],
     *,
     generation: str = "<script>alert(1)</script>",
+    checkpoint: str = "",
+    recipe: str = "",
 ) -> None:
     folder = f"{config.run.output_dir}/evaluations/{name}"
     tokens = [*map(ord, generation), EOS, EOS, EOS]
@@ -133,8 +135,9 @@ def add_evaluation(
         "valid_rate": 0.7,
         "unique_only": {"num_items": 3, "accuracy": 0.3333},
     }
-    trained = {"path": name, "seed": 0, "eos_policy": "random_tail", "tail_max": 192}
+    trained = {"path": checkpoint or name, "seed": 0, "eos_policy": "random_tail", "tail_max": 192}
     trained |= {"rates": {"gamma": 0.5}, "objective": {"normalizer": "tokens"}}
+    trained |= {"recipe": recipe} if recipe else {}
     metrics = {
         "name": name,
         "checkpoint": {"path": "tiny"} if name == "base" else trained,
@@ -282,8 +285,19 @@ def test_report_of_evaluations_only_says_what_is_missing(config: RunConfig) -> N
     parse(page)
     assert "There are no prepared data in this run" in page
     assert "There are no finished checkpoints" in page
-    assert "Unfinished, and left out: checkpoints/weft." in page
+    assert "Unfinished or out of date, and left out: checkpoints/weft." in page
     assert "nothing named sft ran on the same items" in page
+
+
+def test_report_leaves_out_evaluations_of_a_checkpoint_that_was_trained_anew(
+    config: RunConfig,
+) -> None:
+    manifest = add_checkpoint(config, "weft")
+    add_evaluation(config, "weft", [True, False], recipe=manifest.recipe)
+    add_evaluation(config, "weft-again", [True], checkpoint="weft", recipe="another")
+    found = read_run(config)
+    assert [e.name for e in found.evaluations] == ["weft"]
+    assert found.unfinished == ["evaluations/weft-again (its checkpoint was trained anew since)"]
 
 
 def test_report_of_data_only(config: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
