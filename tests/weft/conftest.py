@@ -54,7 +54,7 @@ class PoolingDenoiser(nn.Module):
         seen = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         seen = seen.unsqueeze(-1).float()
         context = (embedded * seen).sum(dim=1, keepdim=True) / seen.sum(dim=1, keepdim=True)
-        places = torch.linspace(0, 1, 64)[: input_ids.shape[1]].unsqueeze(-1)
+        places = torch.linspace(0, 16, 64)[: input_ids.shape[1]].unsqueeze(-1)
         return torch.tanh((embedded + 3 * context + places) @ self.mixing)
 
     def project(self, hidden: Tensor) -> Tensor:

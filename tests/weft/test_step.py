@@ -255,12 +255,13 @@ def test_online_entropies_follow_the_weights(pooling_denoiser):
     first, second = pooling_denoiser(seed=0), pooling_denoiser(seed=1)
     examples = with_reference_entropies(first, EXAMPLES, 0)
     batch = make_batch(examples, eos_policy="one")
-    frozen = denoising_step(second, batch, MethodConfig()).metric_sums()["rate_sum"]
+    frozen = denoising_step(second, batch, MethodConfig())
     online = denoising_step(second, batch, MethodConfig(entropies="online"))
     recomputed = make_batch(with_reference_entropies(second, EXAMPLES, 0), eos_policy="one")
     again = denoising_step(second, recomputed, MethodConfig())
     assert torch.allclose(online.loss_sum, again.loss_sum, rtol=1e-5)
-    assert not torch.equal(frozen, online.metric_sums()["rate_sum"])
+    # Far beyond rounding: those of the first denoiser are others.
+    assert not torch.allclose(frozen.loss_sum, online.loss_sum, rtol=1e-3)
 
 
 @pytest.mark.parametrize("entropies", ["frozen", "online"])
