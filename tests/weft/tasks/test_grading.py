@@ -286,3 +286,22 @@ def test_evaluate_equals_python(expression: str) -> None:
             evaluate(tree, PYTHON_OPERATORS, lambda value: value)
     else:
         assert evaluate(tree, PYTHON_OPERATORS, lambda value: value) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers", "target"),
+    [
+        ("\\boxed{7 \\times 4 + 9}", [7, 4, 9], 37),
+        ("\\boxed{7 \\cdot 4 + 9}", [7, 4, 9], 37),
+        ("\\boxed{8 \\div 4 + 3}", [8, 4, 3], 5),
+        ("so $\\boxed 7*4+9$ it is", [7, 4, 9], 37),
+        ("\\fbox{7*4+9}", [7, 4, 9], 37),
+        ("\\fbox{1} or \\boxed{7*4+9}", [7, 4, 9], 37),
+        ("\\boxed{7*4 <answer>7*4+9</answer>", [7, 4, 9], 37),  # never closes: the answer counts
+    ],
+)
+def test_countdown_d1_reads_every_form_of_a_right_answer(
+    text: str, numbers: list[int], target: int
+) -> None:
+    assert countdown.d1_is_correct(text, numbers, target)
+    assert not countdown.d1_is_correct(text, numbers, target + 1)
