@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-import pytest
 import torch
 
 from pipeline.config import RunConfig
@@ -17,8 +16,8 @@ from pipeline.train.optim import build_optimizers
 from pipeline.train.plan import BatchPlan, as_lengths
 from weft.sampling import generate
 
-NEEDED = 16
-NUM_STEPS = 60
+NEEDED = 12
+NUM_STEPS = 50
 NUM_ITEMS = 100
 BATCH_SIZE = 32
 
@@ -89,13 +88,8 @@ def correct(denoiser: torch.nn.Module, gen_length: int) -> list[bool]:
     return [text.strip() == wanted for text, (_, wanted) in zip(texts, items, strict=True)]
 
 
-@pytest.mark.parametrize("eos_policy", ["random_tail", "one"])
-def test_accuracy_holds_at_twice_the_needed_length_under_random_tails_alone(
-    eos_policy: str,
-) -> None:
-    denoiser = fine_tuned(eos_policy)
+def test_accuracy_holds_at_twice_the_needed_length() -> None:
+    denoiser = fine_tuned("random_tail")
     needed, twice = correct(denoiser, NEEDED), correct(denoiser, 2 * NEEDED)
-    interval = accuracy_interval(needed, "wilson")
-    share = sum(twice) / NUM_ITEMS
-    assert sum(needed) > 0.5 * NUM_ITEMS or eos_policy == "one"
-    assert (share >= interval.low) == (eos_policy == "random_tail"), (interval, share)
+    assert sum(needed) > 0.7 * NUM_ITEMS
+    assert sum(twice) / NUM_ITEMS >= accuracy_interval(needed, "wilson").low

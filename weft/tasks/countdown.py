@@ -11,7 +11,7 @@ import numpy as np
 
 NUM_NUMBERS = 3
 LARGEST = 100
-MAX_TRACE_CHARACTERS = 110
+MAX_TRACE_CHARACTERS = 120
 _OPERATOR_SHARES = (0.45, 0.45, 0.05, 0.05)
 _STAGES = (
     ("+-", "+-", 2 * LARGEST),
@@ -25,7 +25,11 @@ _LINES_OF_SUMS = 2
 
 @dataclass(frozen=True)
 class Term:
-    """An expression as text, and its value."""
+    """An expression as text, its numbers right-aligned to three places, and its value.
+
+    A denoiser fills a canvas in any order: aligned, a line's places do not depend on results that
+    are not there yet.
+    """
 
     text: str
     value: int
@@ -33,12 +37,12 @@ class Term:
     @property
     def equation(self) -> str:
         """``text=value``."""
-        return f"{self.text}={self.value}"
+        return f"{self.text}={self.value:>3}"
 
     @property
     def operand(self) -> str:
         """The text, in brackets unless it is a number."""
-        return self.text if self.text.isdigit() else f"({self.text})"
+        return self.text if self.text.strip().isdigit() else f"({self.text})"
 
 
 def combine(first: Term, second: Term, operator: str) -> Term | None:
@@ -53,7 +57,7 @@ def combine(first: Term, second: Term, operator: str) -> Term | None:
 
 
 def _number(value: int) -> Term:
-    return Term(str(value), value)
+    return Term(f"{value:>3}", value)
 
 
 def generate_problem(rng: np.random.Generator) -> tuple[tuple[int, ...], int]:
@@ -84,7 +88,7 @@ def solution_trace(numbers: tuple[int, ...], target: int) -> tuple[str, str]:
 
     A line is a guess: what a pair makes, and what that makes with the number left over, the larger
     operand first; ``no`` marks a dead end, ``ok`` that the target is among the results:
-    ``100-30=70 93+70=163 93-70=23 ok``, whose expression is ``93-(100-30)``. The sum and the
+    ``100- 30= 70  93+ 70=163  93- 70= 23 ok`` gives `` 93-(100- 30)``. The sum and the
     difference of one pair come first and are always both there: what sums and differences reach
     from one pair, they reach from each. Products and quotients follow, pair by pair up to the first
     that leads to the target, the large products last. Raises ValueError when the problem has no

@@ -41,9 +41,9 @@ class CountdownTask(Task):
         return f"Numbers: {problem.data['numbers']}\nTarget: {problem.data['target']}"
 
     def compact_question(self, problem: Problem) -> str:
-        """``countdown 30 100 93 = 23``."""
-        numbers = " ".join(str(number) for number in problem.data["numbers"])
-        return f"countdown {numbers} = {problem.data['target']}"
+        """``countdown  30 100  93 =  23``, the numbers right-aligned."""
+        numbers = " ".join(f"{number:>3}" for number in problem.data["numbers"])
+        return f"countdown {numbers} = {problem.data['target']:>3}"
 
     def identity(self, problem: Problem) -> str:
         """The numbers in rising order, and the target: ``30 93 100=23``."""

@@ -14,6 +14,7 @@ from weft.tasks import countdown
 
 def _value(expression: str) -> Fraction:
     """Exact value; the numbers become fractions so that ``/`` loses nothing."""
+    expression = expression.replace(" ", "")
     assert re.fullmatch(r"[0-9+\-*/()]+", expression)
     return Fraction(eval(re.sub(r"(\d+)", r"Fraction(\1)", expression)))
 
@@ -23,16 +24,18 @@ def _numbers_in(expression: str) -> list[int]:
 
 
 def test_combine_keeps_to_whole_numbers_not_below_zero() -> None:
-    three, six = countdown.Term("3", 3), countdown.Term("6", 6)
+    three, six = countdown.Term("  3", 3), countdown.Term("  6", 6)
     assert countdown.combine(three, six, "-") is None
     assert countdown.combine(three, six, "/") is None
     assert countdown.combine(six, countdown.Term("3-3", 0), "/") is None
-    assert countdown.combine(six, three, "/") == countdown.Term("6/3", 2)
+    assert countdown.combine(six, three, "/") == countdown.Term("  6/  3", 2)
 
 
 def test_combine_puts_an_expression_in_brackets() -> None:
     inner = countdown.Term("9-4", 5)
-    assert countdown.combine(countdown.Term("8", 8), inner, "*") == countdown.Term("8*(9-4)", 40)
+    assert countdown.combine(countdown.Term("  8", 8), inner, "*") == countdown.Term(
+        "  8*(9-4)", 40
+    )
 
 
 def test_generate_problem_repeats_with_its_generator() -> None:
@@ -51,8 +54,9 @@ def test_solution_trace_is_true_line_by_line() -> None:
         assert _numbers_in(expression) == sorted(numbers)
         assert _value(expression) == target
         for line in trace.split("\n"):
-            *equations, verdict = line.split(" ")
-            parts = [equation.split("=") for equation in equations]
+            verdict = line[-2:]
+            parts = re.findall(r"([ \d]+[-+*/][ \d]+)=( *\d+)", line)
+            assert all(len(number) >= 3 for part in parts for number in re.split("[-+*/]", part[1]))
             assert all(_value(left) == int(right) for left, right in parts)
             results = [int(right) for _, right in parts[1:]]
             assert verdict == ("ok" if target in results else "no")
@@ -68,26 +72,29 @@ def test_generate_problem_mostly_needs_sums_and_differences_alone() -> None:
 
 def test_solution_trace_shows_dead_ends_and_what_leads_to_the_target() -> None:
     trace, expression = countdown.solution_trace((100, 30, 93), 23)
-    assert expression == "93-(100-30)"
+    assert expression == " 93-(100- 30)"
     assert trace.split("\n") == [
-        "100+30=130 130+93=223 130-93=37 no",
-        "100-30=70 93+70=163 93-70=23 ok",
+        "100+ 30=130 130+ 93=223 130- 93= 37 no",
+        "100- 30= 70  93+ 70=163  93- 70= 23 ok",
     ]
 
 
 def test_solution_trace_always_has_the_sum_and_the_difference() -> None:
     trace, expression = countdown.solution_trace((17, 6, 15), 38)
-    assert trace.split("\n") == ["17+6=23 23+15=38 23-15=8 ok", "17-6=11 15+11=26 15-11=4 no"]
-    assert expression == "(17+6)+15"
+    assert trace.split("\n") == [
+        " 17+  6= 23  23+ 15= 38  23- 15=  8 ok",
+        " 17-  6= 11  15+ 11= 26  15- 11=  4 no",
+    ]
+    assert expression == "( 17+  6)+ 15"
 
 
 def test_solution_trace_goes_on_with_products_up_to_the_first_that_helps() -> None:
     trace, expression = countdown.solution_trace((35, 4, 82), 58)
     assert trace.split("\n")[1:] == [
-        "35-4=31 82+31=113 82-31=51 no",
-        "35*4=140 140+82=222 140-82=58 ok",
+        " 35-  4= 31  82+ 31=113  82- 31= 51 no",
+        " 35*  4=140 140+ 82=222 140- 82= 58 ok",
     ]
-    assert expression == "(35*4)-82"
+    assert expression == "( 35*  4)- 82"
 
 
 def _reachable(numbers: tuple[int, ...]) -> set[int]:

@@ -1,5 +1,6 @@
 """What the generated text promises: true, repeatable, and free of the held-out equations."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -13,7 +14,29 @@ _CHAIN = re.compile(r"(\d+)([+\-*/])(\d+)=(\d+)((?: \d+[+\-*/]\d+=\d+){1,2})")
 
 
 def _documents(count: int) -> list[pretraining.Document]:
-    return [pretraining.pretraining_document(seed=0, index=index) for index in range(count)]
+    """The first documents, the padding of aligned numbers taken out."""
+    made = [pretraining.pretraining_document(seed=0, index=index) for index in range(count)]
+    return [_plain(document) for document in made]
+
+
+def _plain(document: pretraining.Document) -> pretraining.Document:
+    """Without what alignment puts before a number; where a text was cut, the cut stays."""
+    whole, place = document.given + document.text, len(document.given)
+    padding = {
+        k
+        for run in re.finditer(r" +(?=\d)", whole)
+        for k in range(run.start() + _separators(whole, run.start()), run.end())
+    }
+    kept = [k for k in range(len(whole)) if k not in padding]
+    given = "".join(whole[k] for k in kept if k < place)
+    return dataclasses.replace(
+        document, given=given, text="".join(whole[k] for k in kept if k >= place)
+    )
+
+
+def _separators(text: str, start: int) -> int:
+    """Spaces at ``start`` that separate: one behind a number or a colon, none elsewhere."""
+    return int(start > 0 and (text[start - 1].isdigit() or text[start - 1] in ":)"))
 
 
 def _last_line(document: pretraining.Document) -> str:
@@ -26,8 +49,8 @@ def _equations(text: str) -> list[tuple[int, str, int, int]]:
 
 def test_document_depends_on_seed_and_index_alone() -> None:
     in_order = _documents(20)
-    assert pretraining.pretraining_document(seed=0, index=17) == in_order[17]
-    assert pretraining.pretraining_document(seed=1, index=17) != in_order[17]
+    assert _plain(pretraining.pretraining_document(seed=0, index=17)) == in_order[17]
+    assert _plain(pretraining.pretraining_document(seed=1, index=17)) != in_order[17]
 
 
 def test_documents_are_true_and_hold_no_held_out_equation() -> None:
@@ -205,3 +228,15 @@ def test_held_out_equations_are_the_other_ones() -> None:
         left, right = pretraining.equation(rng, held_out=True)
         ((a, operator, b, _),) = _equations(f"{left}={right}")
         assert pretraining.is_held_out(a, operator, b)
+
+
+def test_aligned_numbers_take_three_places() -> None:
+    assert pretraining.aligned("93-(100-7)=0") == " 93-(100-  7)=  0"
+    num_aligned = 0
+    for document in (pretraining.pretraining_document(seed=0, index=n) for n in range(500)):
+        whole, plain = document.given + document.text, _plain(document)
+        text = plain.given + plain.text
+        assert whole in (text, pretraining.aligned(text))
+        assert whole != text or len(document.problems) <= 1  # chains have more
+        num_aligned += whole != text
+    assert num_aligned > 200

@@ -24,7 +24,7 @@ def test_d1_prompt_is_the_protocol_character_for_character(name: str, shared_dat
 
 def test_compact_prompts_are_short_and_open_nothing() -> None:
     texts = {name: get_task(name).prompt(PROBLEMS[name], "compact") for name in TASK_NAMES}
-    assert texts["countdown"].text == "countdown 30 100 93 = 23"
+    assert texts["countdown"].text == "countdown  30 100  93 =  23"
     assert texts["sudoku"].text == "sudoku 3102200002100320"
     assert {prompt.prefill for prompt in texts.values()} == {""}
 
