@@ -71,7 +71,7 @@ class DataSection:
     eos_policy: Literal["random_tail", "pad_to_max", "pad_to_batch", "one"] = "random_tail"
     """What follows the response in training; see docs/method.md."""
     tail_max: int = 32
-    """Longest tail of further EOS tokens under random_tail; lengths are log-uniform."""
+    """Longest tail of further EOS tokens under random_tail; lengths are uniform."""
     num_shards: int = 8
     """Number of Parquet shards; the unit of parallel work and of resuming."""
     num_cpus: float = field(default=1.0, metadata=RESOURCE)

@@ -16,7 +16,7 @@ Stream: TypeAlias = Literal["noise_level", "mask", "tail", "order", "reference"]
 _LARGEST_BELOW_ONE = 1.0 - 2.0**-24
 """Largest float32 below 1: ``t`` never rounds to 1, where ``log(1 - t)`` is infinite."""
 
-NOISE_VERSION = 2
+NOISE_VERSION = 3
 """Raised when a key's draws change: a run with the former ones is not continued."""
 _UNIFORM_BITS = 23
 
@@ -59,20 +59,16 @@ def token_uniforms(seed: int, epoch: int, example_id: str, num_tokens: int) -> T
 
 
 def tail_length(seed: int, epoch: int, example_id: str, tail_max: int) -> int:
-    """Number of further EOS tokens under the policy ``random_tail``: log-uniform on 0..tail_max.
+    """Number of further EOS tokens under the policy ``random_tail``: uniform on 0..tail_max.
 
-    A tail of n tokens has probability ``log((n + 2) / (n + 1)) / log(tail_max + 2)``. The method
-    leaves the distribution open. Under a uniform one nearly every tail is long and shows some EOS
-    at nearly every noise level, while a decoder starts from masks alone. That this misleads the
-    model is a conjecture, which docs/results.md has what there is of evidence for.
-
-    Raises ValueError for a negative ``tail_max``.
+    Uniform, so that a canvas says nothing of how long its response is, up to ``tail_max`` beyond
+    it: were short tails likelier, a long canvas would speak for a long response, and a decoder
+    stretches its answer to fill it. Raises ValueError for a negative ``tail_max``.
     """
     if tail_max < 0:
         raise ValueError(f"tail_length: wanted tail_max >= 0, got {tail_max}; correct tail_max")
     generator = example_generator(seed, epoch, example_id, "tail")
-    uniform = float(torch.rand((), dtype=torch.float64, generator=generator))
-    return min(tail_max, int((tail_max + 2) ** uniform) - 1)
+    return int(torch.randint(0, tail_max + 1, (), generator=generator))
 
 
 def stratified_steps(

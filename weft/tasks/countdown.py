@@ -11,7 +11,7 @@ import numpy as np
 
 NUM_NUMBERS = 3
 LARGEST = 100
-MAX_TRACE_CHARACTERS = 120
+MAX_TRACE_CHARACTERS = 135
 _OPERATOR_SHARES = (0.45, 0.45, 0.05, 0.05)
 _STAGES = (
     ("+-", "+-", 2 * LARGEST),
@@ -87,30 +87,27 @@ def solution_trace(numbers: tuple[int, ...], target: int) -> tuple[str, str]:
     """``(trace, expression)`` of a search that joins two numbers and then the third.
 
     A line is a guess: what a pair makes, and what that makes with the number left over, the larger
-    operand first; ``no`` marks a dead end, ``ok`` that the target is among the results:
-    ``100- 30= 70  93+ 70=163  93- 70= 23 ok`` gives `` 93-(100- 30)``. The sum and the
-    difference of one pair come first and are always both there: what sums and differences reach
-    from one pair, they reach from each. Products and quotients follow, pair by pair up to the first
-    that leads to the target, the large products last. Raises ValueError when the problem has no
-    solution.
+    operand first: ``100- 30= 70  93+ 70=163  93- 70= 23``. The sum and the difference of one pair
+    come first and are always both there: what sums and differences reach from one pair, they reach
+    from each. Where they are a dead end, ``no``, products and quotients follow, pair by pair up to
+    the first that leads to the target, the large products last. The last line checks the
+    expression: `` 23= 93-(100- 30)``. Raises ValueError when the problem has no solution.
     """
     lines: list[str] = []
     solution = None
     for pair, leftover, operators in _guesses(numbers):
-        if solution and len(lines) >= _LINES_OF_SUMS:
-            break
+        if len(lines) >= _LINES_OF_SUMS:
+            if solution:
+                break
+            lines[-1] += " no"
         outcomes = _outcomes(_number(pair.value), leftover, operators)
-        if not outcomes:
-            continue
-        is_found = any(outcome.value == target for outcome in outcomes)
-        equations = " ".join(term.equation for term in (pair, *outcomes))
-        lines.append(f"{equations} {'ok' if is_found else 'no'}")
-        if is_found and not solution:
+        lines.append(" ".join(term.equation for term in (pair, *outcomes)))
+        if not solution and any(outcome.value == target for outcome in outcomes):
             whole = _made([pair, leftover], operators)
             solution = next(term.text for term in whole if term.value == target)
     if solution is None:
         raise ValueError(f"solution_trace: {numbers} cannot make {target}")
-    return "\n".join(lines), solution
+    return "\n".join([*lines, f"{target:>3}={solution}"]), solution
 
 
 def _guesses(numbers: tuple[int, ...]) -> Iterator[tuple[Term, Term, str]]:
@@ -119,7 +116,7 @@ def _guesses(numbers: tuple[int, ...]) -> Iterator[tuple[Term, Term, str]]:
         for place in reversed(range(NUM_NUMBERS)):
             others = [_number(n) for k, n in enumerate(numbers) if k != place]
             for pair in _made(others, inner):
-                if pair.value <= largest:
+                if pair.value <= largest and _outcomes(pair, _number(numbers[place]), outer):
                     yield pair, _number(numbers[place]), outer
             if (inner, outer) == ("+-", "+-"):
                 break  # another pair would fail as well
