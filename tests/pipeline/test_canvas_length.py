@@ -38,7 +38,7 @@ def sums(count: int, seed: int) -> list[tuple[str, str]]:
     return [(f"add {a} and {b}", f"{a}+{b}={a + b}") for a, b in pairs]
 
 
-def fine_tuned(eos_policy: str) -> torch.nn.Module:
+def fine_tuned() -> torch.nn.Module:
     """The embedded base after a few steps of SFT on sums in a form that is new to it."""
     tokenizer, denoiser = open_tokenizer_at("tiny"), open_denoiser("tiny")
     rows = []
@@ -54,7 +54,7 @@ def fine_tuned(eos_policy: str) -> torch.nn.Module:
     config = dataclasses.replace(
         config,
         data=dataclasses.replace(
-            config.data, max_length=128, eos_policy=eos_policy, tail_max=2 * NEEDED
+            config.data, max_length=128, eos_policy="random_tail", tail_max=2 * NEEDED
         ),
         rates=dataclasses.replace(config.rates, gamma=0.0),
         train=dataclasses.replace(
@@ -69,7 +69,7 @@ def fine_tuned(eos_policy: str) -> torch.nn.Module:
         stratified=True,
         batch_size=BATCH_SIZE,
         micro_batch_tokens=4096,
-        tail_max=2 * NEEDED if eos_policy == "random_tail" else 0,
+        tail_max=2 * NEEDED,
         max_length=128,
     )
     state = TrainState(denoiser, build_optimizers(denoiser, config.train, NUM_STEPS))
@@ -89,7 +89,7 @@ def correct(denoiser: torch.nn.Module, gen_length: int) -> list[bool]:
 
 
 def test_accuracy_holds_at_twice_the_needed_length() -> None:
-    denoiser = fine_tuned("random_tail")
+    denoiser = fine_tuned()
     needed, twice = correct(denoiser, NEEDED), correct(denoiser, 2 * NEEDED)
     assert sum(needed) > 0.7 * NUM_ITEMS
     assert sum(twice) / NUM_ITEMS >= accuracy_interval(needed, "wilson").low
