@@ -181,10 +181,12 @@ def test_generated_slices_need_nothing_of_the_others_and_differ(source):
     assert not {row.position for row in one} & {row.position for row in other}
 
 
-def test_pretraining_text_is_no_chat_and_may_repeat():
+def test_pretraining_text_is_partly_chat_and_may_repeat():
     rows = [row for row in rows_of(TEXT) if not row.reason]
     assert len(rows) == TEXT.count
-    assert all(not row.is_chat and row.may_repeat for row in rows)
+    assert all(row.may_repeat for row in rows)
+    assert all(row.is_chat == row.response.startswith("<reasoning>") for row in rows)
+    assert {row.is_chat for row in rows} == {True, False}
     # The left side of an equation is given; what is to be learnt goes on from there.
     assert any(row.prompt.endswith("=") and row.response for row in rows)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 NUM_NUMBERS = 3
 LARGEST = 100
-MAX_TRACE_CHARACTERS = 135
+MAX_TRACE_CHARACTERS = 143
 _OPERATOR_SHARES = (0.45, 0.45, 0.05, 0.05)
 _STAGES = (
     ("+-", "+-", 2 * LARGEST),
@@ -56,6 +56,11 @@ def combine(first: Term, second: Term, operator: str) -> Term | None:
     return Term(f"{first.operand}{operator}{second.operand}", value)
 
 
+def mark(value: int, target: int) -> str:
+    """``ok`` where ``value`` is the target, else ``no``."""
+    return "ok" if value == target else "no"
+
+
 def _number(value: int) -> Term:
     return Term(f"{value:>3}", value)
 
@@ -87,21 +92,21 @@ def solution_trace(numbers: tuple[int, ...], target: int) -> tuple[str, str]:
     """``(trace, expression)`` of a search that joins two numbers and then the third.
 
     A line is a guess: what a pair makes, and what that makes with the number left over, the larger
-    operand first: ``100- 30= 70  93+ 70=163  93- 70= 23``. The sum and the difference of one pair
-    come first and are always both there: what sums and differences reach from one pair, they reach
-    from each. Where they are a dead end, ``no``, products and quotients follow, pair by pair up to
-    the first that leads to the target, the large products last. The last line checks the
-    expression: `` 23= 93-(100- 30)``. Raises ValueError when the problem has no solution.
+    operand first, each checked against the target:
+    ``100- 30= 70  93+ 70=163 no  93- 70= 23 ok``. The sum and the difference of one pair come first
+    and are always both there: what sums and differences reach from one pair, they reach from each.
+    Where they are a dead end, products and quotients follow, pair by pair up to the first that
+    leads to the target, the large products last. The last line is the expression:
+    `` 23= 93-(100- 30)``. Raises ValueError when the problem has no solution.
     """
     lines: list[str] = []
     solution = None
     for pair, leftover, operators in _guesses(numbers):
-        if len(lines) >= _LINES_OF_SUMS:
-            if solution:
-                break
-            lines[-1] += " no"
+        if len(lines) >= _LINES_OF_SUMS and solution:
+            break
         outcomes = _outcomes(_number(pair.value), leftover, operators)
-        lines.append(" ".join(term.equation for term in (pair, *outcomes)))
+        checked = [f"{term.equation} {mark(term.value, target)}" for term in outcomes]
+        lines.append(" ".join([pair.equation, *checked]))
         if not solution and any(outcome.value == target for outcome in outcomes):
             whole = _made([pair, leftover], operators)
             solution = next(term.text for term in whole if term.value == target)

@@ -1,7 +1,8 @@
 """Generated text that a small denoiser is pre-trained on: arithmetic, and Sudoku grids to complete.
 
 It teaches skills, not tasks: arithmetic in several steps, what a grid's rows leave possible, how to
-write it down, and to answer in the form of a chat. No prompt and no search of a task occurs in it.
+write it down, and to answer in the form of a chat, at length. No prompt of a task occurs in it, and
+nothing has to be searched: what is tried is given, and grids are filled from their candidates.
 A document that contains a problem which a task could ask says so, and those of evaluation sets can
 be kept out.
 """
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from weft.tasks import sudoku
+from weft.tasks import countdown, sudoku
 from weft.tasks.base import Problem
 
 _HELD_OUT_SHARE = 20
@@ -230,6 +231,12 @@ class _Chain:
     def text(self) -> str:
         return " ".join(self.equations)
 
+    def checked(self, target: int) -> str:
+        """The text, each outcome marked: ``100-30=70 93+70=163 no 93-70=23 ok``."""
+        first, *others = self.equations
+        marks = (countdown.mark(int(other.rpartition("=")[2]), target) for other in others)
+        return " ".join([first, *itertools.chain(*zip(others, marks, strict=True))])
+
     def problem(self, value: int) -> Problem:
         return Problem("countdown", "", {"numbers": list(self.numbers), "target": value})
 
@@ -294,20 +301,49 @@ def _steps(rng: np.random.Generator) -> Document:
 
 def _composition(rng: np.random.Generator) -> Document:
     """Chains, a value that occurs in them, and its expression: ``23=93-(100-30)``."""
+    chains, value, expression = _some_outcome(rng)
+    listed = "\n".join(chain.text for chain in chains)
+    return Document(f"{listed}\n{value}=", expression, _problems(chains))
+
+
+def _some_outcome(rng: np.random.Generator) -> tuple[list[_Chain], int, str]:
+    """One or two chains, mostly of the same numbers, and a value of theirs with its expression."""
     chains = [_some_chain(rng)]
-    if rng.random() < 0.6:
-        a, b, c = chains[0].numbers
+    if rng.random() < 0.75:
         other = "-" if "+" in chains[0].pair else "+"
-        twin = _chain((a, b, c), other, "+-")
-        chains += [twin] if twin else [_some_chain(rng)]
+        twin = _chain(chains[0].numbers, other, "+-") if rng.random() < 0.8 else None
+        chains.append(twin or _some_chain(rng))
     order = [chains[k] for k in rng.permutation(len(chains)).tolist()]
     chosen = order[int(rng.integers(len(order)))]
     value = int(rng.choice(list(chosen.outcomes)))
     # The first that has the value, if several have.
-    expression = next(chain.outcomes[value] for chain in order if value in chain.outcomes)
-    listed = "\n".join(chain.text for chain in order)
-    problems = tuple(problem for chain in order for problem in chain.problems)
-    return Document(f"{listed}\n{value}=", expression, problems)
+    return order, value, next(c.outcomes[value] for c in order if value in c.outcomes)
+
+
+def _problems(chains: list[_Chain]) -> tuple[Problem, ...]:
+    return tuple(problem for chain in chains for problem in chain.problems)
+
+
+def _trials(rng: np.random.Generator) -> Document:
+    """A chat: a value, and what is to be tried; the chains, each outcome checked, and where it is.
+
+    ``100-30 93 = 23`` -> ``100-30=70 93+70=163 no 93-70=23 ok`` and ``23=93-(100-30)``.
+    """
+    chains, value, expression = _some_outcome(rng)
+    question = ", ".join(f"{chain.pair} {chain.leftover}" for chain in chains)
+    lines = [chain.checked(value) for chain in chains]
+    steps = "\n".join([*lines, f"{value}={expression}"])
+    return Document(
+        f"{question} = {value}", _response(steps, _boxed(expression)), _problems(chains), True
+    )
+
+
+def _boxed(answer: str) -> str:
+    return f"\\boxed{{{answer}}}"
+
+
+def _response(steps: str, answer: str) -> str:
+    return f"<reasoning>{steps}</reasoning>\n<answer>{answer}</answer>"
 
 
 def _exercise(rng: np.random.Generator) -> Document:
@@ -323,8 +359,7 @@ def _exercise(rng: np.random.Generator) -> Document:
         last = next(e for e in chain.equations[1:] if e.endswith(f"={value}"))
         steps = f"{chain.equations[0]} {last}"
         problems = (chain.problem(value),)
-    response = f"<reasoning>{steps}</reasoning>\n<answer>\\boxed{{{answer}}}</answer>"
-    return Document(question, response, problems, is_chat=True)
+    return Document(question, _response(steps, _boxed(answer)), problems, is_chat=True)
 
 
 def _row_sheet(rng: np.random.Generator) -> Document:
@@ -349,19 +384,32 @@ def _row_sheet(rng: np.random.Generator) -> Document:
     return Document(f"{puzzle}\n", "\n".join(lines), (problem,))
 
 
+def _chat_sheet(rng: np.random.Generator) -> Document:
+    """A chat: a grid with few blanks, the candidates of its rows, and its completion."""
+    puzzle, solution = sudoku.generate_puzzle(rng, _few(rng), unique=False)
+    lines = [
+        sudoku.row_line(puzzle, row, sudoku.row_candidates(puzzle, row))
+        for row in range(sudoku.SIZE)
+    ]
+    problem = Problem("sudoku", "", {"puzzle": puzzle})
+    return Document(f"grid {puzzle}", _response("\n".join(lines), solution), (problem,), True)
+
+
 def _list(rng: np.random.Generator) -> Document:
     return Document("", _equations(rng))
 
 
 _KINDS = (
-    (_single_equation, 0.31, 0.5),
-    (_list, 0.04, 0.5),
-    (_some_worksheet, 0.15, 0.5),
-    (_bracketed, 0.03, 0.0),
-    (_steps, 0.18, 1.0),
+    (_single_equation, 0.30, 0.5),
+    (_list, 0.03, 0.5),
+    (_some_worksheet, 0.11, 0.5),
+    (_bracketed, 0.02, 0.0),
+    (_steps, 0.10, 1.0),
     (_composition, 0.10, 1.0),
-    (_exercise, 0.05, 1.0),
-    (_row_sheet, 0.07, 0.0),
+    (_exercise, 0.04, 1.0),
+    (_trials, 0.14, 1.0),
+    (_row_sheet, 0.05, 0.0),
+    (_chat_sheet, 0.04, 0.0),
     (_grid, 0.07, 0.0),
 )
 """The kinds of documents, how often each occurs, and how many of them are aligned."""

@@ -6,11 +6,12 @@ import re
 import numpy as np
 
 from weft.tasks import pretraining, sudoku
+from weft.tasks.base import Problem
 
 _EQUATION = re.compile(r"(\d+)([+\-*/])(\d+)=(\d+)(?![\d+\-*/(])")
 
 
-_CHAIN = re.compile(r"(\d+)([+\-*/])(\d+)=(\d+)((?: \d+[+\-*/]\d+=\d+){1,2})")
+_CHAIN = re.compile(r"(\d+)([+\-*/])(\d+)=(\d+)((?: \d+[+\-*/]\d+=\d+(?: ok| no)?){1,2})")
 
 
 def _documents(count: int) -> list[pretraining.Document]:
@@ -35,8 +36,9 @@ def _plain(document: pretraining.Document) -> pretraining.Document:
 
 
 def _separators(text: str, start: int) -> int:
-    """Spaces at ``start`` that separate: one behind a number or a colon, none elsewhere."""
-    return int(start > 0 and (text[start - 1].isdigit() or text[start - 1] in ":)"))
+    """Spaces at ``start`` that separate: one behind words, numbers and some marks, or none."""
+    before = text[:start]
+    return int(before[-1:].isalnum() or before.endswith((":", ",", ")", " =")))
 
 
 def _last_line(document: pretraining.Document) -> str:
@@ -87,7 +89,7 @@ def test_documents_name_the_problems_that_they_contain() -> None:
     kinds = set()
     for document in _documents(1000):
         text = document.given + document.text
-        grids = re.findall(r"(?<!\d)\d{16}(?=[=\n])", text)
+        grids = re.findall(r"(?<!\d)\d{16}(?=[=\n<])", text)[:1]
         named = {_key(p.data["numbers"], p.data["target"]) for p in document.problems if not grids}
         if grids:
             assert [p.data["puzzle"] for p in document.problems] == [grids[0]]
@@ -98,14 +100,18 @@ def test_documents_name_the_problems_that_they_contain() -> None:
         if document.problems and not grids and "(" not in document.given:
             found = {
                 key
-                for line in text.split("\n")
-                for chain in [_CHAIN.fullmatch(line.split(": ")[-1])]
+                for part in re.split("\n|: |>", text)
+                for chain in [_CHAIN.fullmatch(part)]
                 if chain is not None
                 for key in _problems_of(*chain.groups())
             }
             assert set() < named <= found  # equations before may go together by chance
             kinds.add("chain")
     assert kinds == {"grid", "brackets", "chain"}
+
+
+def _identity(problem: Problem) -> tuple[int, ...]:
+    return _key(problem.data["numbers"], problem.data["target"])
 
 
 def _key(numbers: list[int] | list[str], target: int | str) -> tuple[int, ...]:
@@ -172,21 +178,58 @@ def _apply(a: str, operator: str, b: str) -> int:
     return {"+": x + y, "-": x - y, "*": x * y, "/": x // (y or 1)}[operator]
 
 
+_RESPONSE = re.compile(
+    r"<reasoning>(.*)</reasoning>\n<answer>(?:\\boxed\{)?(.*?)\}?</answer>", re.S
+)
+
+
+def _chats(count: int) -> list[tuple[str, str, str, tuple[Problem, ...]]]:
+    """Question, reasoning, answer and problems of the chats among the first documents."""
+    chats = [document for document in _documents(count) if document.is_chat]
+    parts = [_RESPONSE.fullmatch(chat.text) for chat in chats]
+    assert all(parts)
+    return [(c.given, *p.groups(), c.problems) for c, p in zip(chats, parts, strict=True)]
+
+
 def test_exercises_answer_in_a_chat_with_steps_and_a_boxed_value() -> None:
-    exercises = [d for d in _documents(500) if d.is_chat]
+    exercises = [chat for chat in _chats(500) if not re.search("grid| = ", chat[0])]
     assert len(exercises) > 10
-    for exercise in exercises:
-        steps, answer = re.fullmatch(
-            r"<reasoning>(.*)</reasoning>\n<answer>\\boxed\{(\d+)\}</answer>", exercise.text
-        ).groups()
+    for question, steps, answer, problems in exercises:
         assert steps.endswith(f"={answer}")
-        if "(" in exercise.given:
-            assert _worth(exercise.given) == int(answer)
-            assert _key(re.findall(r"\d+", exercise.given), answer) == _key(
-                exercise.problems[0].data["numbers"], exercise.problems[0].data["target"]
-            )
+        if "(" in question:
+            assert _worth(question) == int(answer)
+            assert [_identity(problem) for problem in problems] == [
+                _key(re.findall(r"\d+", question), answer)
+            ]
         else:
-            assert steps == f"{exercise.given}={answer}"
+            assert steps == f"{question}={answer}"
+
+
+def test_trials_check_what_the_question_names() -> None:
+    trials = [chat for chat in _chats(500) if " = " in chat[0]]
+    assert len(trials) > 40
+    for question, steps, answer, _ in trials:
+        named, value = question.split(" = ")
+        *lines, last = steps.split("\n")
+        assert [line.split("=")[0] for line in lines] == [
+            pair.split(" ")[0] for pair in named.split(", ")
+        ]
+        found = [pair for line in lines for pair in re.findall(r"=(\d+) (ok|no)", line)]
+        assert all((result == value) == (mark == "ok") for result, mark in found)
+        assert last == f"{value}={answer}"
+        assert _worth(answer) == int(value)
+
+
+def test_chats_about_grids_list_their_rows_and_complete_them() -> None:
+    grids = [chat for chat in _chats(1000) if chat[0].startswith("grid ")]
+    assert len(grids) > 20
+    for question, steps, answer, (problem,) in grids:
+        puzzle = question.removeprefix("grid ")
+        assert problem.data["puzzle"] == puzzle
+        assert sudoku.is_valid_solution(puzzle, answer)
+        assert steps.split("\n") == [
+            sudoku.row_line(puzzle, row, sudoku.row_candidates(puzzle, row)) for row in range(4)
+        ]
 
 
 def test_a_fifth_of_the_longer_documents_is_given_up_to_anywhere() -> None:
