@@ -98,12 +98,13 @@ def _compare(task: str, evaluation: Evaluation, other: Evaluation) -> Comparison
     difference = _decoder_difference(evaluation, other)
     if difference:
         return Comparison(*names, None, f"cannot be compared: decoded with {difference}")
-    first, second = _verdicts(evaluation, task), _verdicts(other, task)
+    first, second = verdicts(evaluation, task), verdicts(other, task)
     if first.keys() != second.keys() or not first:
         return Comparison(*names, None, "cannot be compared: the items are not the same")
     pairs = compare_paired(list(first.values()), [second[item] for item in first])
     return Comparison(*names, pairs)
 
 
-def _verdicts(evaluation: Evaluation, task: str) -> dict[str, bool]:
+def verdicts(evaluation: Evaluation, task: str) -> dict[str, bool]:
+    """Whether each item of ``task``, by its id, is right."""
     return {row["item_id"]: row["correct"] for row in evaluation.rows if row["task"] == task}

@@ -198,7 +198,7 @@ def _metrics(
 ) -> dict[str, Any]:
     rows = read_rows(folder)
     tasks = {task: _task_metrics(config, task, items[task], rows) for task in items}
-    facts = _trained_with(checkpoint)
+    facts = training_facts(checkpoint)
     return {
         "name": evaluation_name(config),
         "checkpoint": facts,
@@ -232,8 +232,11 @@ def _task_metrics(
     }
 
 
-def _trained_with(checkpoint: str) -> dict[str, Any]:
-    """The method behind a checkpoint of ours, for the result rows; empty for any other."""
+def training_facts(checkpoint: str) -> dict[str, Any]:
+    """The method behind a checkpoint of ours, for the result rows; of any other, its name.
+
+    ``recipe_but_seed`` is the same for trainings that differ in nothing but ``run.seed``.
+    """
     try:
         manifest = artifacts.read_manifest(checkpoint)
     except (OSError, ValueError):
@@ -241,6 +244,7 @@ def _trained_with(checkpoint: str) -> dict[str, Any]:
     if manifest is None or manifest.stage != "train":
         return {"path": PurePosixPath(checkpoint).name}
     config = manifest.config
+    unseeded = {name: values for name, values in config.items() if name != "run"}
     return {
         "path": PurePosixPath(checkpoint).name,
         "seed": config["run"]["seed"],
@@ -249,6 +253,7 @@ def _trained_with(checkpoint: str) -> dict[str, Any]:
         "eos_policy": config["data"]["eos_policy"],
         "tail_max": config["data"]["tail_max"],
         "recipe": manifest.recipe,
+        "recipe_but_seed": dataclasses.replace(manifest, config=unseeded).recipe,
     }
 
 

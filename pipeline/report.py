@@ -43,6 +43,9 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
         print(f"report: {folder} is already finished; --overwrite repeats it")
     if data.evaluations:
         print(text_table(METRIC_COLUMNS, report_views.table_rows(data.evaluations)))
+        over_seeds = report_views.seeds(data.evaluations, config.report.baseline)
+        if over_seeds:
+            print(text_table(report_views.SEED_COLUMNS, over_seeds))
     else:
         print("report: no evaluation yet; run jobs/evaluate.py")
     print(storage.join(folder, PAGE))
@@ -112,6 +115,8 @@ def render(config: RunConfig, data: RunData) -> str:
         "results": report_views.results(data) if data.evaluations else None,
         "comparison_columns": report_views.COMPARISON_COLUMNS,
         "comparisons": report_views.comparisons(data.evaluations, config.report.baseline),
+        "seed_columns": report_views.SEED_COLUMNS,
+        "seeds": report_views.seeds(data.evaluations, config.report.baseline),
         "learning": report_views.learning(data),
         "entropies": None,
         "no_entropies": sample,

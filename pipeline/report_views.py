@@ -7,6 +7,7 @@ from typing import Any
 from pipeline import figures
 from pipeline.comparisons import Comparison, compare_all, decoder_settings
 from pipeline.report_data import Evaluation, RunData
+from pipeline.seeds import SeedGroup, baseline_of, compare_seeds, seed_groups
 from pipeline.tables import METRIC_COLUMNS, metric_rows
 
 # Measures in the table of all tasks; a task's others have a table of their own.
@@ -172,6 +173,48 @@ def _comparison_row(found: Comparison) -> tuple[str, ...]:
         str(result.only_first),
         str(result.only_second),
         found.verdict,
+    )
+
+
+SEED_COLUMNS = (
+    "task",
+    "method",
+    "seeds",
+    "mean accuracy",
+    "of each seed",
+    "baseline",
+    "difference",
+    "95 % interval",
+    "of each pair",
+)
+
+
+def seeds(evaluations: list[Evaluation], baseline: str) -> list[tuple[str, ...]]:
+    """Rows of SEED_COLUMNS: one for every recipe that was trained with several seeds."""
+    groups = seed_groups(evaluations)
+    return [_seed_row(group, baseline_of(group, groups, baseline)) for group in groups]
+
+
+def _seed_row(group: SeedGroup, other: SeedGroup | None) -> tuple[str, ...]:
+    accuracies = [f"{100 * accuracy:.1f}" for accuracy in group.accuracies]
+    mean = 100 * sum(group.accuracies) / len(group.accuracies)
+    own = (
+        group.task,
+        group.label,
+        ", ".join(map(str, group.by_seed)),
+        f"{mean:.1f} %",
+        ", ".join(accuracies),
+    )
+    found = compare_seeds(group, other) if other else None
+    if other is None or found is None:
+        return (*own, *"----")
+    low, high = 100 * found.interval.low, 100 * found.interval.high
+    return (
+        *own,
+        other.label,
+        f"{100 * found.difference:+.1f} points",
+        f"{low:+.1f} to {high:+.1f}",
+        ", ".join(f"{100 * difference:+.1f}" for difference in found.by_seed),
     )
 
 

@@ -5,19 +5,27 @@ import pytest
 from pipeline.artifacts import Manifest
 from pipeline.comparisons import compare_all
 from pipeline.report_data import Evaluation
+from pipeline.seeds import baseline_of, compare_seeds, seed_groups
 
 
 def evaluation(
-    name: str, correct: list[bool], *, items: str = "held-out", steps: int = 64, seed: int = 0
+    name: str,
+    correct: list[bool],
+    *,
+    items: str = "held-out",
+    steps: int = 64,
+    seed: int = 0,
+    recipe: str = "",
 ) -> Evaluation:
     rows = [
         {"task": "sudoku", "item_id": f"{items}-{number}", "correct": verdict}
         for number, verdict in enumerate(correct)
     ]
     metrics = {
-        "checkpoint": {"seed": seed},
+        "checkpoint": {"seed": seed, "path": name}
+        | ({"recipe_but_seed": recipe} if recipe else {}),
         "sampler": {"gen_length": 32, "steps": steps},
-        "tasks": {"sudoku": {}},
+        "tasks": {"sudoku": {"accuracy": sum(correct) / len(correct)}},
     }
     manifest = Manifest(stage="evaluate", config={}, inputs={"items_sudoku": items})
     return Evaluation(name, manifest, metrics, rows)
@@ -79,3 +87,56 @@ def test_compare_all_prefers_the_baseline_of_the_same_seed() -> None:
     ]
     found = [(c.method, c.baseline) for c in compare_all(evaluations, "sft")]
     assert found == [("weft-s1", "sft-s1")]
+
+
+def seeded() -> list[Evaluation]:
+    """Two seeds of SFT and of WeFT; a third seed, a base model and another recipe beside them."""
+    return [
+        evaluation("weft-1", [True, True, True, False], seed=1, recipe="w"),
+        evaluation("weft-0", [True, True, False, False], seed=0, recipe="w"),
+        evaluation("sft-0", [True, False, False, False], seed=0, recipe="s"),
+        evaluation("sft-1", [False, False, True, False], seed=1, recipe="s"),
+        evaluation("sft-2", [True, True, True, True], seed=2, recipe="s"),
+        evaluation("base", [False] * 4),
+        evaluation("sft-high", [True] * 4, seed=0, recipe="another"),
+    ]
+
+
+def test_seed_groups_take_together_what_differs_in_the_seed_alone() -> None:
+    sft, weft = seed_groups(seeded())
+    assert (sft.label, list(sft.by_seed), sft.accuracies) == ("sft", [0, 1, 2], [0.25, 0.25, 1.0])
+    assert (weft.label, list(weft.by_seed), weft.accuracies) == ("weft", [0, 1], [0.5, 0.75])
+
+
+def test_compare_seeds_pairs_seeds_and_items() -> None:
+    sft, weft = groups = seed_groups(seeded())
+    assert baseline_of(weft, groups, "sft") is sft
+    assert baseline_of(sft, groups, "sft") is None
+    found = compare_seeds(weft, sft)
+    assert found is not None
+    # Seed 2 of SFT has no partner. Item by item, over seeds 0 and 1: 1/2, 1, 0, 0.
+    assert (found.num_seeds, found.by_seed, found.difference) == (2, (0.25, 0.5), 0.375)
+    assert 0 <= found.interval.low < found.difference < found.interval.high <= 1
+
+
+def test_compare_seeds_needs_the_same_items_and_decoder() -> None:
+    evaluations = [
+        evaluation(f"{name}-{seed}", [True, False], items=items, steps=steps, seed=seed, recipe=r)
+        for name, items, steps, r in (
+            ("sft", "held-out", 64, "s"),
+            ("weft", "real", 64, "w"),
+            ("weft-slow", "held-out", 128, "w"),
+        )
+        for seed in (0, 1)
+    ]
+    groups = seed_groups(evaluations)
+    assert [group.label for group in groups] == ["sft", "weft", "weft-slow"]
+    assert all(baseline_of(group, groups, "sft") is None for group in groups)
+
+
+def test_compare_seeds_without_a_common_seed_says_nothing() -> None:
+    sft, weft = seed_groups(
+        [evaluation(f"sft-{s}", [True], seed=s, recipe="s") for s in (0, 1)]
+        + [evaluation(f"weft-{s}", [True], seed=s, recipe="w") for s in (2, 3)]
+    )
+    assert compare_seeds(weft, sft) is None

@@ -5,10 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import artifacts
+from pipeline.artifacts import Manifest
 from pipeline.config import EvaluateSection, RunConfig
 from pipeline.decode_shard import evaluate_items
 from pipeline.errors import CheckpointError, DataError
-from pipeline.evaluate import evaluation_name, plan_shards, resolve_checkpoint_name
+from pipeline.evaluate import (
+    evaluation_name,
+    plan_shards,
+    resolve_checkpoint_name,
+    training_facts,
+)
 from pipeline.items import held_out_problems, load_items
 from pipeline.models import open_denoiser
 from pipeline.tokenizers import open_tokenizer_at
@@ -119,3 +126,23 @@ def test_a_checkpoint_that_was_never_trained_is_named(tmp_path: Path) -> None:
         resolve_checkpoint_name(config)
     tiny = dataclasses.replace(config.evaluate, checkpoint="tiny")
     assert resolve_checkpoint_name(dataclasses.replace(config, evaluate=tiny)) == "tiny"
+
+
+def test_training_facts_tell_a_seed_from_another_recipe(tmp_path: Path) -> None:
+    def facts(name: str, seed: int, epochs: int) -> dict[str, object]:
+        config = {
+            "run": {"seed": seed},
+            "rates": {"gamma": 0.5},
+            "objective": {"normalizer": "tokens"},
+            "data": {"eos_policy": "one", "tail_max": 0},
+            "train": {"epochs": epochs},
+        }
+        folder = tmp_path / name
+        folder.mkdir()
+        artifacts.commit(str(folder), Manifest(stage="train", config=config, inputs={}))
+        return training_facts(str(folder))
+
+    first, again, longer = facts("a", 0, 5), facts("b", 1, 5), facts("c", 0, 6)
+    assert (first["path"], first["seed"], again["seed"]) == ("a", 0, 1)
+    assert first["recipe"] != again["recipe"]
+    assert first["recipe_but_seed"] == again["recipe_but_seed"] != longer["recipe_but_seed"]

@@ -99,6 +99,7 @@ def add_evaluation(
     generation: str = "<script>alert(1)</script>",
     checkpoint: str = "",
     recipe: str = "",
+    seed: int = 0,
 ) -> None:
     folder = f"{config.run.output_dir}/evaluations/{name}"
     tokens = [*map(ord, generation), EOS, EOS, EOS]
@@ -135,7 +136,9 @@ def add_evaluation(
         "valid_rate": 0.7,
         "unique_only": {"num_items": 3, "accuracy": 0.3333},
     }
-    trained = {"path": checkpoint or name, "seed": 0, "eos_policy": "random_tail", "tail_max": 192}
+    trained = {"path": checkpoint or name, "seed": seed}
+    trained |= {"eos_policy": "random_tail", "tail_max": 192}
+    trained |= {"recipe_but_seed": name.partition("-")[0]}
     trained |= {"rates": {"gamma": 0.5}, "objective": {"normalizer": "tokens"}}
     trained |= {"recipe": recipe} if recipe else {}
     metrics = {
@@ -298,6 +301,17 @@ def test_report_leaves_out_evaluations_of_a_checkpoint_that_was_trained_anew(
     found = read_run(config)
     assert [e.name for e in found.evaluations] == ["weft"]
     assert found.unfinished == ["evaluations/weft-again (its checkpoint was trained anew since)"]
+
+
+def test_report_takes_seeds_together(config: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, (sft, weft) in enumerate((([True, False], [True, True]), ([False] * 2, [True] * 2))):
+        add_evaluation(config, f"sft-{seed}", sft, seed=seed)
+        add_evaluation(config, f"weft-{seed}", weft, seed=seed)
+    report.run(config)
+    row = ("sudoku", "weft", "0, 1", "100.0 %", "100.0, 100.0", "sft", "+75.0 points")
+    assert "".join(f"<td>{cell}</td>" for cell in row) in page_of(config)
+    assert "Over seeds" in page_of(config)
+    assert "+50.0, +100.0" in capsys.readouterr().out
 
 
 def test_report_of_data_only(config: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
