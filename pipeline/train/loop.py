@@ -106,10 +106,11 @@ def train(
         totals = _all_reduce(sums, world)
         grad_norm = _scale_and_clip(state.denoiser, totals, config, world)
         _check_finite(grad_norm, state.step + 1)
+        learning_rate = state.optimizers.learning_rate
         state.optimizers.step()
         state.optimizers.zero_grad()
         state.step += 1
-        window.add(totals, grad_norm)
+        window.add(totals, grad_norm, learning_rate)
         _report(state, window, config, num_steps, epoch, world, reporter)
 
 
@@ -229,24 +230,27 @@ def _check_finite(grad_norm: float, step: int) -> None:
 
 
 class _Window:
-    """Sums over the steps since the last report, and the time they took."""
+    """Sums over the steps since the last report, the time they took, and the last learning rate."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
         self.sums: MetricSums = {}
-        self.grad_norm_sum, self.num_steps, self.started = 0.0, 0, time.monotonic()
+        self.grad_norm_sum, self.num_steps, self.learning_rate = 0.0, 0, 0.0
+        self.started = time.monotonic()
 
-    def add(self, totals: MetricSums, grad_norm: float) -> None:
+    def add(self, totals: MetricSums, grad_norm: float, learning_rate: float) -> None:
         self.sums = add_sums(self.sums, totals)
         self.grad_norm_sum += grad_norm
         self.num_steps += 1
+        self.learning_rate = learning_rate
 
     def values(self) -> dict[str, float]:
         seconds = time.monotonic() - self.started
         return summarize(self.sums, seconds) | {
-            "grad_norm": self.grad_norm_sum / max(1, self.num_steps)
+            "grad_norm": self.grad_norm_sum / max(1, self.num_steps),
+            "learning_rate": self.learning_rate,
         }
 
 
@@ -264,13 +268,12 @@ def _report(
     if not (saves or state.step % config.train.log_every == 0):
         return
     values = {"step": float(state.step), "epoch": float(epoch), **window.values()}
-    values["learning_rate"] = state.optimizers.learning_rate
-    window.clear()
     state.history.append(values)
     if world.rank == 0:
         reporter.metrics(state.step, values)
     if saves:
         reporter.checkpoint(state.step, values)
+    window.clear()  # its clock leaves out the time that saving took
 
 
 def describe_device(world: World) -> dict[str, Any]:

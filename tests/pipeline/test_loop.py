@@ -202,6 +202,13 @@ def test_train_lowers_the_loss_of_a_problem_it_can_learn() -> None:
     assert last < 0.9 * first
 
 
+def test_metrics_give_the_learning_rate_of_the_step() -> None:
+    config = make_config(learning_rate=1e-2, warmup_steps=2, log_every=1)
+    state = TrainState(small_denoiser(), build_optimizers(small_denoiser(), config.train, 4))
+    found = [values["learning_rate"] for values in run(config, state).values]
+    assert found == pytest.approx([0.0, 0.5e-2, 1e-2, 0.5e-2])
+
+
 def _rank(rank: int, size: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
