@@ -21,7 +21,7 @@ _HELD_OUT_SHARE = 20
 """One pair in so many is never part of any generated text."""
 _LARGEST_SUM_OPERAND = 200
 _LARGEST_TABLE = 12
-_OPERATOR_SHARES = (0.26, 0.26, 0.48)
+_OPERATOR_SHARES = (0.2, 0.2, 0.6)
 """Of ``+ - *``: products are few, but each has to be learned by itself."""
 _LIST_CHARACTERS = 60
 _FEW_BLANKS = 6
@@ -306,6 +306,29 @@ def _composition(rng: np.random.Generator) -> Document:
     return Document(f"{listed}\n{value}=", expression, _problems(chains))
 
 
+def _lookup(rng: np.random.Generator) -> Document:
+    """Equations, the result of one, and its left side: ``47+85=132 9-4=5`` and ``5=9-4``."""
+    count = int(rng.integers(2, 6))
+    found: dict[str, str] = {}
+    while len(found) < count:
+        left, right = equation(rng)
+        found.setdefault(right, left)
+    results = list(found)
+    value = results[int(rng.integers(len(results)))]
+    listed = " ".join(f"{left}={right}" for right, left in found.items())
+    return Document(f"{listed}\n{value}=", found[value])
+
+
+def _checks(rng: np.random.Generator) -> Document:
+    """A number, and which of others are the same: ``36: 116 36 38 =`` and ``no ok no``."""
+    target = int(rng.integers(0, 201))
+    others = [target + int(d) for d in rng.choice([-10, -1, 1, 10, 100], size=4) if target + d >= 0]
+    others += [int(n) for n in rng.integers(0, 201, size=2)]
+    picked = [target if rng.random() < 0.4 else int(rng.choice(others)) for _ in range(4)]
+    marks = " ".join(countdown.mark(number, target) for number in picked)
+    return Document(f"{target}: {' '.join(map(str, picked))} =", marks)
+
+
 def _some_outcome(rng: np.random.Generator) -> tuple[list[_Chain], int, str]:
     """One or two chains, mostly of the same numbers, and a value of theirs with its expression."""
     chains = [_some_chain(rng)]
@@ -400,16 +423,18 @@ def _list(rng: np.random.Generator) -> Document:
 
 
 _KINDS = (
-    (_single_equation, 0.30, 0.5),
-    (_list, 0.03, 0.5),
-    (_some_worksheet, 0.11, 0.5),
-    (_bracketed, 0.02, 0.0),
-    (_steps, 0.10, 1.0),
-    (_composition, 0.10, 1.0),
-    (_exercise, 0.04, 1.0),
-    (_trials, 0.14, 1.0),
-    (_row_sheet, 0.05, 0.0),
-    (_chat_sheet, 0.04, 0.0),
-    (_grid, 0.07, 0.0),
+    (_single_equation, 0.23, 0.4),
+    (_list, 0.02, 0.5),
+    (_some_worksheet, 0.07, 0.5),
+    (_bracketed, 0.01, 0.0),
+    (_steps, 0.12, 1.0),
+    (_lookup, 0.07, 1.0),
+    (_checks, 0.06, 1.0),
+    (_composition, 0.11, 1.0),
+    (_exercise, 0.02, 1.0),
+    (_trials, 0.19, 1.0),
+    (_row_sheet, 0.03, 0.0),
+    (_chat_sheet, 0.03, 0.0),
+    (_grid, 0.04, 0.0),
 )
 """The kinds of documents, how often each occurs, and how many of them are aligned."""

@@ -146,6 +146,27 @@ def test_chains_join_a_pair_with_a_third_number() -> None:
             assert sorted(operands) == sorted([first.split("=")[1], leftover])
 
 
+def test_lookups_ask_for_the_equation_of_a_result() -> None:
+    lookups = [d for d in _documents(1000) if re.fullmatch(r"\d+=\d+[+*-]\d+", _last_line(d))]
+    assert len(lookups) > 40
+    for document in lookups:
+        value, left = _last_line(document).split("=")
+        assert f"{left}={value}" in (document.given + document.text).split("\n")[-2].split(" ")
+
+
+def test_checks_mark_what_is_the_same() -> None:
+    lines = [_last_line(d) for d in _documents(1000)]
+    checks = [re.fullmatch(r"(\d+): ([\d ]+) =([a-z ]+)", line) for line in lines]
+    found = [check.groups() for check in checks if check]
+    assert len(found) > 40
+    marks = [
+        (number == target, mark)
+        for target, numbers, marks in found
+        for number, mark in zip(numbers.split(" "), marks.split(" "), strict=True)
+    ]
+    assert set(marks) == {(True, "ok"), (False, "no")}
+
+
 def test_compositions_unfold_the_chain_that_has_the_value() -> None:
     compositions = [d for d in _documents(1000) if re.match(r"\d+=.*\(", _last_line(d))]
     assert len(compositions) > 40
