@@ -20,8 +20,8 @@ from pipeline.config import RunConfig, identity
 from pipeline.decode_shard import ROW_SCHEMA, EvaluateActor, Shard
 from pipeline.errors import CheckpointError, DataError
 from pipeline.items import load_items
-from pipeline.layout import STATE_FOLDER, layout
-from pipeline.models import check_context, weights_fingerprint
+from pipeline.layout import layout
+from pipeline.models import check_context, require_finished, weights_fingerprint
 from pipeline.shard_tasks import Workers, run_shards
 from pipeline.statistics import accuracy_interval
 from pipeline.tokenization import prompt_ids
@@ -92,10 +92,7 @@ def resolve_checkpoint_name(config: RunConfig) -> str:
             f"got {wanted}; jobs/train.py --train.name {wanted} would make it"
         )
     path = own if is_name and storage.exists(own) else wanted
-    if any(storage.exists(storage.join(path, name)) for name in (STATE_FOLDER, artifacts.MANIFEST)):
-        # A checkpoint of ours, wherever it lies: whole once it has a manifest.
-        manifest = artifacts.require(path, "train", hint="run jobs/train.py to the end")
-        artifacts.verify_files(path, manifest)
+    require_finished(path)
     return path
 
 

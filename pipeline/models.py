@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from pipeline import storage
-from pipeline.artifacts import fingerprint
+from pipeline import artifacts, storage
+from pipeline.artifacts import Manifest, fingerprint
 from pipeline.config import RunConfig
 from pipeline.errors import CheckpointError, ConfigError
+from pipeline.layout import STATE_FOLDER
 from weft.models import (
     load_denoiser,
     random_denoiser,
@@ -38,8 +39,25 @@ def new_denoiser(config: RunConfig) -> Denoiser:
         raise CheckpointError(f"model.path {config.model.path}: {error}") from error
 
 
+def require_finished(path: str) -> Manifest | None:
+    """The manifest of a checkpoint of ours, wherever it lies; None for any other.
+
+    Raises ArtifactError where training has not finished it.
+    """
+    if any(storage.exists(storage.join(path, name)) for name in (STATE_FOLDER, artifacts.MANIFEST)):
+        return artifacts.require(path, "train", hint="run jobs/train.py to the end")
+    return None
+
+
 def weights_fingerprint(path: str) -> str:
-    """Fingerprint of a checkpoint's configuration and weight files."""
+    """Fingerprint of a checkpoint's configuration and weight files.
+
+    Raises CheckpointError where they cannot be read, ArtifactError where the checkpoint is one of
+    ours and not finished or damaged.
+    """
+    manifest = require_finished(path)
+    if manifest is not None:
+        artifacts.verify_files(path, manifest)
     try:
         folder = resolve_checkpoint(path)
         return _of_folder(str(folder))

@@ -1,6 +1,7 @@
 """Evaluation without Ray: names, shards, the held-out set, items that do not touch each other."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from pipeline import artifacts
 from pipeline.artifacts import Manifest
 from pipeline.config import EvaluateSection, RunConfig
 from pipeline.decode_shard import evaluate_items
-from pipeline.errors import CheckpointError, DataError
+from pipeline.errors import ArtifactError, CheckpointError, DataError
 from pipeline.evaluate import (
     evaluation_name,
     plan_shards,
@@ -17,7 +18,8 @@ from pipeline.evaluate import (
     training_facts,
 )
 from pipeline.items import held_out_problems, load_items
-from pipeline.models import open_denoiser
+from pipeline.layout import STATE_FOLDER
+from pipeline.models import open_denoiser, weights_fingerprint
 from pipeline.tokenizers import open_tokenizer_at
 from weft.tasks.fingerprints import fingerprint, is_benchmark_item, is_held_out
 
@@ -146,3 +148,21 @@ def test_training_facts_tell_a_seed_from_another_recipe(tmp_path: Path) -> None:
     assert (first["path"], first["seed"], again["seed"]) == ("a", 0, 1)
     assert first["recipe"] != again["recipe"]
     assert first["recipe_but_seed"] == again["recipe_but_seed"] != longer["recipe_but_seed"]
+
+
+def test_an_unfinished_or_damaged_checkpoint_of_ours_is_no_model(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    ours = tmp_path / "ours"
+    shutil.copytree(tiny_checkpoint, ours)
+    whole = weights_fingerprint(str(ours))
+    (ours / STATE_FOLDER).mkdir()
+    with pytest.raises(ArtifactError, match=r"run jobs/train\.py to the end"):
+        weights_fingerprint(str(ours))
+    weights = ours / "model.safetensors"
+    files = {weights.name: artifacts.file_entry(str(weights))}
+    artifacts.commit(str(ours), Manifest(stage="train", config={}, inputs={}, files=files))
+    assert weights_fingerprint(str(ours)) == whole
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match=r"model\.safetensors"):
+        weights_fingerprint(str(ours))
