@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 20
+_TEMPORARY = ".tmp"
 
 
 def resolve(path: str) -> str:
@@ -73,11 +74,15 @@ def exists(path: str) -> bool:
 
 
 def list_files(folder: str) -> list[str]:
-    """Names of the entries directly in ``folder``, sorted; empty when there is no such folder."""
+    """Names of the entries directly in ``folder``, sorted; empty when there is no such folder.
+
+    Without what an interrupted ``write_bytes`` left.
+    """
     fs, inner = _open_fs(folder)
     with _reporting(folder, "read"):
         entries = fs.ls(inner, detail=False) if fs.exists(inner) else []
-    return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
+    names = sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
+    return [name for name in names if not name.endswith(_TEMPORARY)]
 
 
 def remove(path: str) -> None:
@@ -113,7 +118,7 @@ def write_bytes(path: str, content: bytes) -> None:
         with _reporting(path, "written"):
             fs.pipe_file(inner, content)
         return
-    temporary = Path(f"{inner}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = Path(f"{inner}.{uuid.uuid4().hex[:8]}{_TEMPORARY}")
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:

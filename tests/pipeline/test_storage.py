@@ -39,6 +39,18 @@ def test_list_files_names_the_entries_in_order(folder):
     assert storage.list_files(folder) == ["a.txt", "b.txt", "inner"]
 
 
+def test_what_an_interrupted_write_left_is_not_listed(tmp_path, monkeypatch):
+    def die(self, target):
+        raise KeyboardInterrupt
+
+    storage.write_bytes(str(tmp_path / "whole.bin"), b"x")
+    monkeypatch.setattr(Path, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        storage.write_bytes(str(tmp_path / "half.bin"), b"x")
+    assert len(list(tmp_path.iterdir())) == 2
+    assert storage.list_files(str(tmp_path)) == ["whole.bin"]
+
+
 def test_remove_deletes_files_and_folders_and_forgives_absence(folder):
     path = storage.join(folder, "inner", "a.txt")
     storage.write_bytes(path, b"x")
