@@ -28,15 +28,6 @@ def entropy_of_logits(logits: Tensor) -> Tensor:
     return -terms.sum(dim=-1).clamp(max=0.0)
 
 
-def predictive_entropy(hidden: Tensor, project: Project, *, chunk_size: int) -> Tensor:
-    """Predictive entropy of each row: ``hidden`` [N, D] -> [N] float32, nats, without gradient.
-
-    At most ``chunk_size`` rows of logits exist at a time. Raises ValueError below 1.
-    """
-    nobody = torch.zeros(hidden.shape[0], dtype=torch.int64, device=hidden.device)
-    return _score_rows(hidden, nobody, project, _entropy_score, chunk_size)
-
-
 @torch.no_grad()
 def reference_entropies(
     denoiser: Denoiser,

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from weft.entropy import entropy_of_logits, predictive_entropy, reference_entropies
+from weft.entropy import entropy_of_logits, reference_entropies
 from weft.noise import example_generator
 
 IDS = torch.tensor([[2, 3, 4, 5, 6, 1, 1], [7, 8, 9, 3, 1, 1, 1]])
@@ -43,25 +43,26 @@ def test_entropy_of_logits_is_never_negative():
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 10, 50])
-def test_predictive_entropy_does_not_depend_on_the_chunks(pooling_denoiser, chunk_size):
+def test_entropies_do_not_depend_on_the_chunks(pooling_denoiser, monkeypatch, chunk_size):
     denoiser = pooling_denoiser()
-    hidden = torch.randn(10, 8, generator=torch.Generator().manual_seed(0))
-    rows = []
+    expected = reference_entropies(denoiser, IDS, ATTENTION, MASKABLE)
+    rows, project = [], denoiser.project
 
-    def project(part):
+    def counting_project(part):
         rows.append(len(part))
-        return denoiser.project(part)
+        return project(part)
 
-    got = predictive_entropy(hidden, project, chunk_size=chunk_size)
-    probs = torch.softmax(denoiser.project(hidden).detach().double(), -1)
-    expected = -(probs * probs.log()).sum(-1)
-    assert torch.allclose(got.double(), expected, rtol=1e-5)
+    monkeypatch.setattr(denoiser, "project", counting_project)
+    got = reference_entropies(denoiser, IDS, ATTENTION, MASKABLE, chunk_size=chunk_size)
+    assert torch.allclose(got, expected, rtol=1e-5)
     assert not got.requires_grad
+    assert sum(rows) == int(MASKABLE.sum())
     assert max(rows) <= chunk_size
 
 
-def test_predictive_entropy_of_no_rows():
-    assert predictive_entropy(torch.zeros(0, 8), lambda h: h, chunk_size=4).shape == (0,)
+def test_entropies_of_nothing_maskable_are_zero(pooling_denoiser):
+    nothing = torch.zeros_like(MASKABLE)
+    assert not reference_entropies(pooling_denoiser(), IDS, ATTENTION, nothing).any()
 
 
 def test_full_mask_is_the_entropy_with_every_maskable_token_masked(pooling_denoiser):
