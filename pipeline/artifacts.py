@@ -17,6 +17,8 @@ from pipeline.errors import ArtifactError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+RECIPE = "recipe.json"
+"""Written before anything else of an artifact: which configuration it is being made for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +148,16 @@ def is_done(folder: str, wanted: Manifest, *, overwrite: bool) -> bool:
         f"{folder}: holds the output of another configuration ({_difference(found, wanted)}); "
         f"use --overwrite to replace it, or give this run another name or output_dir"
     )
+
+
+def require_replaceable(folder: str) -> None:
+    """Raise ArtifactError where ``folder`` has content of its own, which no stage wrote."""
+    found = storage.list_files(folder)
+    if found and not {MANIFEST, RECIPE} & {*found}:
+        raise ArtifactError(
+            f"{folder}: wanted an artifact or nothing, got {', '.join(found[:3])}, which no stage "
+            f"wrote; move it away, choose another run.output_dir, or delete it with --overwrite"
+        )
 
 
 def clear(folder: str) -> None:

@@ -1,6 +1,7 @@
 """Attaching to the Ray cluster that is there, or starting a local one for the length of a stage."""
 
 import logging
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ def ray_session(*, cpus: float = 1.0, gpus: float = 0.0, dashboard: bool = False
     import ray
 
     if ray.is_initialized():
-        _warn_if_too_small(cpus, gpus)
+        _check_size(cpus, gpus)
         yield
         return
     if os.environ.get("RAY_ADDRESS"):
@@ -35,7 +36,7 @@ def ray_session(*, cpus: float = 1.0, gpus: float = 0.0, dashboard: bool = False
     else:
         _start_local(cpus, dashboard)
     try:
-        _warn_if_too_small(cpus, gpus)
+        _check_size(cpus, gpus)
         _quiet_ray_data()
         yield
     finally:
@@ -48,7 +49,7 @@ def _start_local(cpus: float, dashboard: bool) -> None:
     ray.init(
         address="local",
         # A stage that reserves more CPUs than a small machine has would wait for ever.
-        num_cpus=max(os.cpu_count() or 1, round(cpus + 0.5)),
+        num_cpus=max(os.cpu_count() or 1, math.ceil(cpus)),
         include_dashboard=dashboard,
         dashboard_host="127.0.0.1",
         object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
@@ -56,7 +57,7 @@ def _start_local(cpus: float, dashboard: bool) -> None:
     )
 
 
-def _warn_if_too_small(cpus: float, gpus: float) -> None:
+def _check_size(cpus: float, gpus: float) -> None:
     import ray
 
     there = ray.cluster_resources()

@@ -8,6 +8,12 @@ from pipeline.errors import ConfigError
 from weft.suggest import did_you_mean
 from weft.tasks import TASK_NAMES
 
+_KEYS_OF_OTHER_KINDS = {
+    "task": ("path", "prompt_column", "response_column"),
+    "pretraining": ("task", "path", "prompt_column", "response_column"),
+    "jsonl": ("task", "count"),
+}
+
 
 def check_config(config: RunConfig) -> None:
     """Raise ConfigError naming every impossible value or combination of ``config``, one a line."""
@@ -97,6 +103,12 @@ def _impossible(config: RunConfig) -> Iterator[str]:
         yield _wanted(
             "train.warmup_steps", f"below max_steps {train.max_steps}", train.warmup_steps
         )
+    if 1 <= train.batch_size < train.num_workers:
+        yield _wanted(
+            "train.batch_size",
+            f"an example for each of train.num_workers {train.num_workers}",
+            train.batch_size,
+        )
     if config.model.trust_remote_code:
         yield (
             "model.trust_remote_code: no built-in family runs code of a checkpoint; leave it false"
@@ -108,7 +120,7 @@ def _impossible(config: RunConfig) -> Iterator[str]:
 
 
 def _is_folder_name(name: str) -> bool:
-    return "/" not in name and name not in (".", "..")
+    return "/" not in name and not name.startswith(".")
 
 
 def _sources(sources: tuple[SourceSection, ...]) -> Iterator[str]:
@@ -122,8 +134,10 @@ def _sources(sources: tuple[SourceSection, ...]) -> Iterator[str]:
             yield _wanted(f"{key}.count", "at least 1", source.count)
         if source.kind == "jsonl" and not source.path:
             yield _wanted(f"{key}.path", "a file", source.path)
-        if source.kind == "jsonl" and source.count:
-            yield _wanted(f"{key}.count", "none for kind jsonl", source.count)
+        for name in _KEYS_OF_OTHER_KINDS[source.kind]:
+            got = getattr(source, name)
+            if got != getattr(SourceSection(kind=source.kind), name):
+                yield _wanted(f"{key}.{name}", f"none for kind {source.kind}", got)
 
 
 def _one_of_tasks(got: str) -> str:

@@ -30,7 +30,6 @@ from weft.models import EMBEDDED
 
 logger = logging.getLogger(__name__)
 
-_RECIPE_FILE = "recipe.json"
 METRICS_FILE = "metrics.json"
 _SHARDS_PER_ACTOR = 2
 
@@ -66,15 +65,18 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
 
 def describe(config: RunConfig) -> str:
     """What ``run`` would do, for ``--dry-run``."""
-    from pipeline.train.estimate import describe_model
+    from pipeline.train.estimate import describe_inference
 
     section = config.evaluate
+    checkpoint = resolve_checkpoint_name(config)
+    items = {task: load_items(section, task) for task in section.tasks}
     passes = section.steps * (2 if section.cfg_scale > 0 else 1)
+    canvas = section.batch_size * (section.gen_length + _longest_prompt(config, checkpoint, items))
+    tasks = ", ".join(f"{task} ({len(problems)} items)" for task, problems in items.items())
     return (
-        f"{describe_model(config, resolve_checkpoint_name(config))}\n"
-        f"evaluate: tasks {', '.join(section.tasks)}, {passes} forward passes an item, "
-        f"{section.batch_size} items a batch, {section.num_actors} actors "
-        f"-> {layout(config).evaluation(evaluation_name(config))}"
+        f"evaluate: {tasks}, {passes} forward passes an item, {section.batch_size} items a batch, "
+        f"{section.num_actors} actors -> {layout(config).evaluation(evaluation_name(config))}\n"
+        f"{describe_inference(checkpoint, num_tokens=canvas, num_rows=canvas)}"
     )
 
 
@@ -106,17 +108,20 @@ def evaluation_name(config: RunConfig) -> str:
 
 
 def _check_context(config: RunConfig, checkpoint: str, items: dict[str, list[Any]]) -> None:
+    longest, section = _longest_prompt(config, checkpoint, items), config.evaluate
+    check_context(
+        checkpoint,
+        longest + section.gen_length,
+        f"evaluate.gen_length {section.gen_length} behind the longest prompt of {longest}",
+    )
+
+
+def _longest_prompt(config: RunConfig, checkpoint: str, items: dict[str, list[Any]]) -> int:
     from weft.tasks import get_task
 
-    tokenizer, section = open_tokenizer_at(checkpoint), config.evaluate
-    for task, problems in items.items():
-        prompts = (get_task(task).prompt(problem, section.prompt_style) for problem in problems)
-        longest = max(len(prompt_ids(tokenizer, p.text, p.prefill)) for p in prompts)
-        check_context(
-            checkpoint,
-            longest + section.gen_length,
-            f"evaluate.gen_length {section.gen_length} behind {task}'s longest prompt of {longest}",
-        )
+    tokenizer, style = open_tokenizer_at(checkpoint), config.evaluate.prompt_style
+    prompts = (get_task(task).prompt(p, style) for task in items for p in items[task])
+    return max(len(prompt_ids(tokenizer, p.text, p.prefill)) for p in prompts)
 
 
 def _wanted(config: RunConfig, checkpoint: str, items: dict[str, list[Any]]) -> Manifest:
@@ -151,11 +156,12 @@ def _start_or_continue(
 ) -> list[Shard]:
     # The plan is part of what may be continued: other shards would overlap with those there.
     recipe = artifacts.fingerprint([wanted.recipe, [dataclasses.asdict(s) for s in shards]])
-    path = storage.join(folder, _RECIPE_FILE)
+    path = storage.join(folder, artifacts.RECIPE)
     if storage.exists(path) and storage.read_json(path) == recipe:
         missing = [shard for shard in shards if not _is_whole(folder, shard, items)]
         logger.info("continuing missing=%d of=%d", len(missing), len(shards))
         return missing
+    artifacts.require_replaceable(folder)
     storage.remove(folder)
     storage.write_json(path, recipe)
     return shards
@@ -196,6 +202,7 @@ def _metrics(
     rows = read_rows(folder)
     tasks = {task: _task_metrics(config, task, items[task], rows) for task in items}
     facts = training_facts(checkpoint)
+    facts["is_of_this_run"] = checkpoint == layout(config).checkpoint(facts["path"])
     return {
         "name": evaluation_name(config),
         "checkpoint": facts,
@@ -256,7 +263,7 @@ def training_facts(checkpoint: str) -> dict[str, Any]:
 
 def _manifest(folder: str, wanted: Manifest, shards: list[Shard], seconds: float) -> Manifest:
     files = {shard.name: artifacts.file_entry(storage.join(folder, shard.name)) for shard in shards}
-    for name in (METRICS_FILE, _RECIPE_FILE):
+    for name in (METRICS_FILE, artifacts.RECIPE):
         files[name] = artifacts.file_entry(storage.join(folder, name))
     num_rows = len(read_rows(folder))
     if num_rows == 0:

@@ -12,6 +12,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.layout import STATE_FOLDER
 from weft.models import (
+    EMBEDDED,
     load_denoiser,
     random_denoiser,
     read_architecture,
@@ -44,7 +45,8 @@ def require_finished(path: str) -> Manifest | None:
 
     Raises ArtifactError where training has not finished it.
     """
-    if any(storage.exists(storage.join(path, name)) for name in (STATE_FOLDER, artifacts.MANIFEST)):
+    signs = (STATE_FOLDER, artifacts.RECIPE, artifacts.MANIFEST)
+    if path not in EMBEDDED and any(storage.exists(storage.join(path, name)) for name in signs):
         return artifacts.require(path, "train", hint="run jobs/train.py to the end")
     return None
 
@@ -75,10 +77,11 @@ def _of_folder(folder: str) -> str:
 
 
 def _architecture(path: str) -> dict[str, Any]:
+    require_finished(path)
     try:
         return read_architecture(path)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"model.path {path}: {error}") from error
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def check_context(path: str, num_tokens: int, what: str) -> None:
@@ -94,7 +97,7 @@ def check_context(path: str, num_tokens: int, what: str) -> None:
 
 
 def start_fingerprint(config: RunConfig) -> str:
-    """Identity of the weights that training starts from."""
+    """Identity of the weights that training starts from, but for the seed of random ones."""
     if config.model.init == "random":
-        return fingerprint(["random", config.run.seed, _architecture(config.model.path)])
+        return fingerprint(["random", _architecture(config.model.path)])
     return weights_fingerprint(config.model.path)

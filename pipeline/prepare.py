@@ -27,6 +27,9 @@ from pipeline.tokenizers import check_tokenizer, open_tokenizer, tokenizer_finge
 
 logger = logging.getLogger(__name__)
 
+_BYTES_OF_A_TOKEN = 40
+"""Of a token in a Python list, its share of the text and of the Parquet table beside it."""
+
 PREPARED_SCHEMA = pa.schema(
     [
         ("example_id", pa.string()),
@@ -43,6 +46,7 @@ REJECTED_SCHEMA = pa.schema(
         ("detail", pa.string()),
         ("prompt", pa.string()),
         ("response", pa.string()),
+        ("line", pa.string()),
     ]
 )
 
@@ -65,9 +69,12 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
     if artifacts.is_done(folder, wanted, overwrite=overwrite):
         print(f"prepare: {folder} is already finished; --overwrite repeats it")
         return
+    if not overwrite:
+        artifacts.require_replaceable(folder)
     started = time.monotonic()
     with ray_session(cpus=config.data.num_cpus):
         artifacts.clear(folder)  # what --overwrite replaces, or remains of an interrupted run
+        storage.write_json(storage.join(folder, artifacts.RECIPE), wanted.recipe)
         shards = _run_shards(config, folder, plan_shards(counts, config.data.num_shards))
         duplicates = _drop_duplicates(folder, shards)
     manifest = _manifest(folder, wanted, shards, duplicates, time.monotonic() - started)
@@ -77,10 +84,16 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
 
 def describe(config: RunConfig) -> str:
     """What ``run`` would do, for ``--dry-run``."""
+    from pipeline.train.estimate import mib
+
     counts = [count_rows(source) for source in config.data.sources]
+    shards = plan_shards(counts, config.data.num_shards)
+    rows = max(sum(piece.stop - piece.start for piece in shard) for shard in shards)
+    memory = rows * config.data.max_length * _BYTES_OF_A_TOKEN
     return (
-        f"prepare: {sum(counts)} rows of {len(counts)} sources in "
-        f"{min(config.data.num_shards, max(1, sum(counts)))} shards -> {layout(config).prepared}"
+        f"prepare: {sum(counts)} rows of {len(counts)} sources in {len(shards)} shards "
+        f"-> {layout(config).prepared}\n"
+        f"memory of one task: at most {mib(memory)} for the {rows} rows of a shard, estimated"
     )
 
 
@@ -218,6 +231,7 @@ def _refused_row(row: Row, refused: Refused) -> dict[str, Any]:
         "detail": refused.detail,
         "prompt": row.prompt,
         "response": row.response,
+        "line": row.line,
     }
 
 
@@ -260,6 +274,7 @@ def _move_to_rejected(folder: str, shard: int, extra: list[int], positions: list
             "detail": f"its text is that of example {row['example_id']} before it",
             "prompt": "",
             "response": "",
+            "line": "",
         }
         for row, position in zip(table.take(extra).to_pylist(), positions, strict=True)
     ]

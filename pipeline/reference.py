@@ -34,7 +34,6 @@ ENTROPY_SCHEMA = pa.schema(
         ("tail_entropy", pa.list_(pa.float32())),
     ]
 )
-_RECIPE_FILE = "recipe.json"
 
 
 def run(config: RunConfig, *, overwrite: bool = False) -> None:
@@ -69,15 +68,20 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
 
 def describe(config: RunConfig) -> str:
     """What ``run`` would do, for ``--dry-run``."""
-    from pipeline.train.estimate import describe_model
+    from pipeline.train.estimate import count_examples, describe_inference
 
     section = config.reference
     passes = section.num_levels if section.estimator == "expected" else 1
+    num_examples, origin = count_examples(config)
+    memory = describe_inference(
+        section.checkpoint or config.model.path,
+        num_tokens=section.batch_tokens,
+        num_rows=min(section.chunk_rows, section.batch_tokens),
+    )
     return (
-        f"{describe_model(config, section.checkpoint)}\n"
-        f"reference: estimator {section.estimator}, {passes} forward passes an example, "
-        f"{section.num_actors} actors, {section.batch_tokens} tokens a batch "
-        f"-> {layout(config).entropies}"
+        f"reference: {num_examples} examples ({origin}), estimator {section.estimator}, {passes} "
+        f"forward passes an example, {section.num_actors} actors, {section.batch_tokens} tokens a "
+        f"batch -> {layout(config).entropies}\n{memory}"
     )
 
 
@@ -121,11 +125,12 @@ def check_tokenizer(config: RunConfig) -> None:
 def _start_or_continue(config: RunConfig, wanted: Manifest, prepared: Manifest) -> list[str]:
     """Names of the shards still to be computed; remains of another recipe are removed."""
     folder = layout(config).entropies
-    recipe_path = storage.join(folder, _RECIPE_FILE)
+    recipe_path = storage.join(folder, artifacts.RECIPE)
     if storage.exists(recipe_path) and storage.read_json(recipe_path) == wanted.recipe:
         missing = [name for name in _data_shards(prepared) if not _is_whole(config, name)]
         logger.info("continuing missing=%d of=%d", len(missing), len(_data_shards(prepared)))
         return missing
+    artifacts.require_replaceable(folder)
     storage.remove(folder)
     storage.write_json(recipe_path, wanted.recipe)
     return _data_shards(prepared)
@@ -269,5 +274,5 @@ def _manifest(
         for name in names
     }
     facts = {"seconds": round(seconds, 1), "num_tokens_this_run": num_tokens}
-    files[_RECIPE_FILE] = artifacts.file_entry(storage.join(folder, _RECIPE_FILE))
+    files[artifacts.RECIPE] = artifacts.file_entry(storage.join(folder, artifacts.RECIPE))
     return dataclasses.replace(wanted, files=files, num_rows=prepared.num_rows, facts=facts)

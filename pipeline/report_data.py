@@ -47,6 +47,8 @@ class Evaluation:
     def is_stale(self, checkpoints: list[Checkpoint]) -> bool:
         """Whether its checkpoint has been trained anew since, with other settings or inputs."""
         trained = self.metrics["checkpoint"]
+        if not trained.get("is_of_this_run"):
+            return False
         now = {c.name: c.manifest.recipe for c in checkpoints}.get(trained["path"])
         return now is not None and trained.get("recipe") not in (None, now)
 

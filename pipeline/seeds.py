@@ -32,7 +32,6 @@ class SeedGroup:
 class SeedComparison:
     """A group against the baseline's, over the seeds that both have."""
 
-    num_seeds: int
     difference: float
     """Mean over seeds and items of the difference of verdicts."""
     interval: Interval
@@ -89,7 +88,7 @@ def compare_seeds(group: SeedGroup, other: SeedGroup) -> SeedComparison | None:
     items = differences.mean(axis=0)
     spread = mean_interval(items) if np.ptp(items) else Interval(items[0], items[0])
     by_seed = tuple(differences.mean(axis=1).tolist())
-    return SeedComparison(len(seeds), float(items.mean()), spread, by_seed)
+    return SeedComparison(float(items.mean()), spread, by_seed)
 
 
 def _conditions(group: SeedGroup) -> tuple[str, str, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """The rows of each kind of source: what a source holds, and any slice of it on its own.
 
-A slice is read without reading what comes before it in any other slice, so that shards can be
-made in any order and on any node.
+Slices can be read in any order and on any node. A generated one needs nothing of the others; a file
+is read from its beginning up to the slice.
 """
 
 import dataclasses
@@ -37,6 +37,8 @@ class Row:
     may_repeat: bool = False
     reason: str = ""
     detail: str = ""
+    line: str = ""
+    """Of a refused row of a file, the line as it stands there."""
 
 
 def source_name(source: SourceSection) -> str:
@@ -138,12 +140,12 @@ def _read_jsonl(source: SourceSection, start: int, stop: int) -> Iterator[Row]:
 
 def _parse(source: SourceSection, number: int, line: str) -> Row:
     def refuse(reason: str, detail: str) -> Row:
-        return Row(source_name(source), number, reason=reason, detail=detail)
+        return Row(source_name(source), number, reason=reason, detail=detail, line=line)
 
     try:
         values = json.loads(line)
     except (ValueError, RecursionError) as error:  # also an integer of too many digits
-        return refuse("malformed_json", f"{error}: {line[:200]!r}")
+        return refuse("malformed_json", str(error))
     if not isinstance(values, dict):
         return refuse("malformed_row", f"wanted a JSON object, got {type(values).__name__}")
     prompt = values.get(source.prompt_column) if source.prompt_column else ""

@@ -72,7 +72,9 @@ def compare_paired(first: Sequence[bool], second: Sequence[bool]) -> PairedCompa
     differing = only_first + only_second
     p_value = stats.binomtest(only_first, differing).pvalue if differing else 1.0
     difference = (a - b).astype(np.float64)
-    spread = mean_interval(difference) if differing else Interval(0.0, 0.0)
+    # One item says nothing of others; items that all agree have no spread to resample.
+    agreed = Interval(0.0, 0.0) if len(a) > 1 else Interval(-1.0, 1.0)
+    spread = mean_interval(difference) if differing and len(a) > 1 else agreed
     return PairedComparison(
         num_items=len(a),
         difference=float(np.mean(difference)),

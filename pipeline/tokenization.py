@@ -47,7 +47,7 @@ def _in_template(tokenizer: Any, turns: list[dict[str, str]], *, for_answer: boo
         return str(
             tokenizer.apply_chat_template(turns, add_generation_prompt=for_answer, tokenize=False)
         )
-    except (ValueError, jinja2.TemplateError) as error:
+    except (ValueError, TypeError, jinja2.TemplateError) as error:
         reason = str(error).split(". ")[0]
         raise CheckpointError(
             f"{tokenizer.name_or_path}: wanted a chat template for a user's and an assistant's "
@@ -83,6 +83,8 @@ def encode(
             "prompt_is_no_prefix", "the prompt's tokens are not a prefix of the conversation's"
         )
     body = _close(whole[len(head) :], tokenizer.eos_token_id)
+    if tokenizer.eos_token in _without_closing(response, tokenizer.eos_token):
+        return Refused("eos_in_text", "the response goes on behind an EOS token")
     if tokenizer.mask_token_id in whole:
         return Refused("mask_token_in_text", "the text contains the mask token itself")
     return _fit(head, body, max_length, too_long)
@@ -97,6 +99,12 @@ def _conversation(tokenizer: Any, prompt: str, response: str, is_chat: bool) -> 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
     return [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+
+def _without_closing(response: str, eos_token: str) -> str:
+    while response.endswith(eos_token):
+        response = response.removesuffix(eos_token)
+    return response
 
 
 def _close(body: list[int], eos_token_id: int) -> list[int]:

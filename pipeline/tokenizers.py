@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.artifacts import Manifest
 from pipeline.config import ModelSection
 from pipeline.errors import ArtifactError, CheckpointError
+from pipeline.models import require_finished
 
 
 def open_tokenizer(model: ModelSection) -> Any:
@@ -19,10 +20,12 @@ def open_tokenizer_at(path: str) -> Any:
     """The tokenizer beside the checkpoint at ``path``, with the same demands."""
     from weft.models import load_tokenizer
 
+    require_finished(path)
     try:
         tokenizer = load_tokenizer(path)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: its tokenizer cannot be read: {error}") from error
+    except Exception as error:  # the library raises bare exceptions for a file it cannot use
+        reason = str(error).split("\n")[0]
+        raise CheckpointError(f"{path}: its tokenizer cannot be read: {reason}") from error
     for name in ("mask_token_id", "eos_token_id"):
         if getattr(tokenizer, name, None) is None:
             raise CheckpointError(

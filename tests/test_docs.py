@@ -13,7 +13,12 @@ from pipeline.config_checks import check_config
 from pipeline.config_file import parse_config
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "weft" / "assets" / "tiny" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def page_name(page):

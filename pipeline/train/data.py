@@ -1,6 +1,5 @@
 """Random access to the prepared examples and their reference entropies."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +76,7 @@ def _map_shards(folder: str, manifest: Manifest) -> Any:
     names = [
         name for name in sorted(manifest.files) if "/" not in name and manifest.files[name].num_rows
     ]
-    cache = Path(tempfile.gettempdir()) / f"weft-cache-{manifest.content}"
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / f"weft-{manifest.content}"
     datasets.disable_progress_bars()
     return datasets.Dataset.from_parquet(
         [storage.join(folder, name) for name in names], cache_dir=str(cache)

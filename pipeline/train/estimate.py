@@ -46,28 +46,45 @@ def model_size(path: str) -> ModelSize:
     )
 
 
-def describe_model(config: RunConfig, path: str = "") -> str:
-    """Parameters and weight memory of a model that only infers."""
-    size = model_size(path or config.model.path)
-    weights = size.num_parameters * _FLOAT32
-    return f"model: {size.num_parameters:,} parameters, {_mib(weights)} of float32 weights"
+def describe_inference(path: str, *, num_tokens: int, num_rows: int) -> str:
+    """Parameters of a model that only infers, and the memory of one actor, part by part.
+
+    ``num_tokens`` go through the blocks at once, ``num_rows`` of them through the head.
+    """
+    size = model_size(path)
+    parts = inference_bytes(size, num_tokens=num_tokens, num_rows=num_rows)
+    return _memory("actor", size, parts)
+
+
+def inference_bytes(size: ModelSize, *, num_tokens: int, num_rows: int) -> dict[str, int]:
+    """Bytes of float32 weights, of one block's activations, and of logits with their softmax."""
+    return {
+        "weights": size.num_parameters * _FLOAT32,
+        "activations": num_tokens * (10 * size.width + 4 * size.mlp_width) * _FLOAT32,
+        "head": num_rows * size.vocab_size * 2 * _FLOAT32,
+    }
+
+
+def _memory(what: str, size: ModelSize, parts: dict[str, int]) -> str:
+    lines = [
+        f"memory of one {what} ({size.num_parameters:,} parameters), estimated:",
+        *(f"  {name:<12} {mib(value)}" for name, value in parts.items()),
+        f"  {'total':<12} {mib(sum(parts.values()))}",
+    ]
+    return "\n".join(lines)
 
 
 def describe_training(config: RunConfig) -> str:
     """Steps and memory of one worker, part by part."""
     size = model_size(config.model.path)
-    num_examples, origin = _num_examples(config)
+    num_examples, origin = count_examples(config)
     train = config.train
     per_epoch = -(-num_examples // train.batch_size)
     steps = total_steps(per_epoch, train.epochs, train.max_steps)
-    parts = training_bytes(size, config)
-    lines = [
-        f"train: {num_examples} examples ({origin}), {per_epoch} steps an epoch, {steps} steps",
-        f"memory of one worker ({size.num_parameters:,} parameters), estimated:",
-        *(f"  {name:<12} {_mib(value)}" for name, value in parts.items()),
-        f"  {'total':<12} {_mib(sum(parts.values()))}",
-    ]
-    return "\n".join(lines)
+    return (
+        f"train: {num_examples} examples ({origin}), {per_epoch} steps an epoch, {steps} steps\n"
+        f"{_memory('worker', size, training_bytes(size, config))}"
+    )
 
 
 def training_bytes(size: ModelSize, config: RunConfig) -> dict[str, int]:
@@ -99,12 +116,14 @@ def training_bytes(size: ModelSize, config: RunConfig) -> dict[str, int]:
     }
 
 
-def _num_examples(config: RunConfig) -> tuple[int, str]:
+def count_examples(config: RunConfig) -> tuple[int, str]:
+    """How many examples there are, and where that is known from."""
     try:
         return require_prepared(config).num_rows, "prepared"
     except ArtifactError:
         return sum(count_rows(source) for source in config.data.sources), "before preparing"
 
 
-def _mib(num_bytes: int) -> str:
+def mib(num_bytes: int) -> str:
+    """``num_bytes`` as text: ``5.3 MiB``."""
     return f"{num_bytes / 2**20:,.1f} MiB"

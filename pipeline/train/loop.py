@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.train.data import TrainingData
 from pipeline.train.metrics import MetricSums, add_sums, summarize
 from pipeline.train.optim import Optimizers
-from pipeline.train.plan import BatchPlan
+from pipeline.train.plan import BatchPlan, check_world_size
 from weft.batch import Batch, collate
 from weft.method_config import MethodConfig
 from weft.models.base import Denoiser
@@ -97,7 +97,7 @@ def train(
     Gradients are sums over the tokens of a step, divided by the normaliser's count over all
     micro-batches and ranks, so that neither changes the result beyond rounding.
     """
-    plan.check_world_size(world.size)
+    check_world_size(plan.num_examples, plan.batch_size, world.size)
     module = _wrap(state.denoiser, config, world, dataset_beta_ref)
     state.denoiser.train()
     window = _Window()

@@ -39,7 +39,7 @@ class BatchPlan:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch; their sizes differ by at most one example."""
-        return -(-self.num_examples // self.batch_size)
+        return num_steps_of_epoch(self.num_examples, self.batch_size)
 
     def epoch_steps(self, epoch: int) -> list[list[int]]:
         """Indices of the examples of every optimizer step of ``epoch``; each occurs once.
@@ -54,16 +54,6 @@ class BatchPlan:
             )
         levels = noise_levels(self.seed, epoch, self.example_ids, eps=self.eps)
         return stratified_steps(levels, seed=self.seed, epoch=epoch, batch_size=self.batch_size)
-
-    def check_world_size(self, world_size: int) -> None:
-        """Raise ConfigError when some step has fewer examples than there are workers."""
-        smallest = self.num_examples // self.steps_per_epoch
-        if smallest < world_size:
-            raise ConfigError(
-                f"train.batch_size: every worker needs an example of every step; wanted steps of "
-                f"at least {world_size} examples, got {smallest}; raise batch_size or lower "
-                f"train.num_workers"
-            )
 
     def micro_batches(
         self, step: Sequence[int], rank: int, world_size: int, *, epoch: int
@@ -104,6 +94,22 @@ class BatchPlan:
 def _snake_rank(place: int, world_size: int) -> int:
     lap, offset = divmod(place, world_size)
     return offset if lap % 2 == 0 else world_size - 1 - offset
+
+
+def num_steps_of_epoch(num_examples: int, batch_size: int) -> int:
+    """Optimizer steps of an epoch, the last perhaps a little smaller than the others."""
+    return -(-num_examples // batch_size)
+
+
+def check_world_size(num_examples: int, batch_size: int, world_size: int) -> None:
+    """Raise ConfigError when some step has fewer examples than there are workers."""
+    smallest = num_examples // num_steps_of_epoch(num_examples, batch_size)
+    if smallest < world_size:
+        raise ConfigError(
+            f"train.batch_size: every worker needs an example of every step; wanted steps of at "
+            f"least {world_size} examples, got {smallest} ({num_examples} examples, batches of "
+            f"{batch_size}); raise batch_size or lower train.num_workers"
+        )
 
 
 def total_steps(steps_per_epoch: int, epochs: int, max_steps: int) -> int:

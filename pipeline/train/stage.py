@@ -14,7 +14,7 @@ from pipeline.layout import STATE_FOLDER, layout
 from pipeline.models import check_context, start_fingerprint
 from pipeline.prepare import require_prepared
 from pipeline.tokenizers import check_tokenizer, tokenizer_fingerprints
-from pipeline.train.plan import total_steps
+from pipeline.train.plan import check_world_size, total_steps
 from weft.noise import NOISE_VERSION
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,8 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
     with ray_session(cpus=cpus, gpus=gpus, dashboard=True):
         if overwrite:
             artifacts.clear(folder)
+        # Before Ray writes there, whose error would not say which setting is wrong.
+        storage.write_json(storage.join(folder, artifacts.RECIPE), wanted.recipe)
         facts = _fit(config, folder, wanted.recipe)
     facts["seconds"] = round(time.monotonic() - started, 1)
     names = [name for name in storage.list_files(folder) if "." in name]
@@ -80,7 +82,7 @@ def _wanted(config: RunConfig) -> Manifest:
 
 
 def _check_can_train(config: RunConfig, num_examples: int) -> None:
-    """Raise ConfigError where the context is too short, or training ends within its warm-up."""
+    """Raise ConfigError where the context is too short, or the data are for this run's steps."""
     check_context(config.model.path, config.data.max_length, "data.max_length")
     train = config.train
     num_steps = total_steps(-(-num_examples // train.batch_size), train.epochs, train.max_steps)
@@ -90,6 +92,7 @@ def _check_can_train(config: RunConfig, num_examples: int) -> None:
             f"({num_examples} examples, batches of {train.batch_size}, {train.epochs} epochs), got "
             f"{train.warmup_steps}; lower it or train.batch_size, or raise train.epochs"
         )
+    check_world_size(num_examples, train.batch_size, train.num_workers)
 
 
 def _matching_entropies(config: RunConfig, prepared: Manifest) -> Manifest:

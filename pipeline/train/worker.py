@@ -17,7 +17,7 @@ import torch.distributed as dist
 from pipeline import storage
 from pipeline.artifacts import require
 from pipeline.config import RunConfig
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.layout import layout
 from pipeline.models import new_denoiser
 from pipeline.tokenizers import open_tokenizer
@@ -70,7 +70,7 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
         return {"error": failures[0]}
     try:
         _train(job, ready, world)
-    except PipelineError as error:  # of a step, whose sums all ranks share: none is left waiting
+    except ConfigError as error:  # of a step, whose sums all ranks share: none is left waiting
         return {"error": error}
     facts = {"steps": ready.state.step, "num_examples": len(ready.data)}
     return describe_device(world) | facts
@@ -80,7 +80,6 @@ def _get_ready(job: Job, world: World) -> _Ready:
     config = job.config
     data = open_data(config, uses_entropies=job.uses_entropies)
     plan = make_plan(config, data)
-    plan.check_world_size(world.size)
     num_steps = total_steps(plan.steps_per_epoch, config.train.epochs, config.train.max_steps)
     return _Ready(data, plan, _start_state(job, num_steps, world), num_steps)
 

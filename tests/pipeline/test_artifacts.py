@@ -120,6 +120,17 @@ def test_clear_empties_the_folder_whatever_it_holds(folder):
     assert storage.list_files(folder) == []
 
 
+def test_only_what_a_stage_wrote_may_be_replaced(folder):
+    artifacts.require_replaceable(folder)
+    storage.remove(folder)
+    artifacts.require_replaceable(folder)
+    storage.write_bytes(storage.join(folder, "thesis.tex"), b"x")
+    with pytest.raises(ArtifactError, match=r"thesis\.tex, which no stage wrote"):
+        artifacts.require_replaceable(folder)
+    storage.write_json(storage.join(folder, artifacts.RECIPE), "recipe")
+    artifacts.require_replaceable(folder)
+
+
 def test_without_overwrite_remains_of_an_interrupted_run_stay(folder):
     storage.remove(storage.join(folder, MANIFEST))
     before = storage.list_files(folder)

@@ -108,7 +108,7 @@ def test_unknown_keys_are_refused_with_the_nearest_valid_one(text, message):
         ("[data]\nsources = 3", ["data.sources", "array", "got 3"]),
         ("train = 3", ["train", "object", "got 3"]),
         ("[objective]\nweighting = 'papr'", ["objective.weighting", "'paper'", "got 'papr'"]),
-        ("[data]\nmax_length = 1979-05-27", ["not a string, number, boolean or array"]),
+        ("[data]\nmax_length = 1979-05-27", ["data.max_length", "integer", "'date': '1979-05-27'"]),
     ],
 )
 def test_wrong_types_are_refused_naming_key_wanted_and_got(text, parts):
@@ -237,9 +237,15 @@ def test_values_out_of_range_are_refused_naming_key_wanted_and_got(line, wanted,
             "train = {max_steps = 20, warmup_steps = 20}",
             ["train.warmup_steps", "below max_steps 20", "got 20"],
         ),
+        (
+            "train = {batch_size = 2, num_workers = 4}",
+            ["train.batch_size", "an example for each of train.num_workers 4", "got 2"],
+        ),
         ("model.trust_remote_code = true", ["model.trust_remote_code", "leave it false"]),
         ("train.name = ''", ["train.name", "a folder name", "got ''"]),
         ("train.name = 'a/b'", ["train.name", "a folder name", "got 'a/b'"]),
+        ("train.name = '..'", ["train.name", "a folder name", "got '..'"]),
+        ("evaluate.name = '.hidden'", ["evaluate.name", "a folder name", "got '.hidden'"]),
         ("evaluate.name = 'a/b'", ["evaluate.name", "a folder name", "got 'a/b'"]),
         ("data.sources = []", ["data.sources", "at least one source", "got []"]),
         (
@@ -258,6 +264,14 @@ def test_values_out_of_range_are_refused_naming_key_wanted_and_got(line, wanted,
         (
             "data.sources = [{kind = 'jsonl', path = 'a.jsonl', count = 3}]",
             ["data.sources[0].count", "none for kind jsonl", "got 3"],
+        ),
+        (
+            "data.sources = [{kind = 'pretraining', count = 3, task = 'sudoku'}]",
+            ["data.sources[0].task", "none for kind pretraining", "got 'sudoku'"],
+        ),
+        (
+            "data.sources = [{kind = 'task', task = 'sudoku', count = 3, prompt_column = 'q'}]",
+            ["data.sources[0].prompt_column", "none for kind task", "got 'q'"],
         ),
         (
             "evaluate.tasks = ['sudoku', 'count']",

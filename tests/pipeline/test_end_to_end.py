@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline import artifacts, storage
 from pipeline.cli import run_job
@@ -98,7 +99,9 @@ def test_every_stage_leaves_a_whole_artifact(finished: Path) -> None:
         manifest = artifacts.read_manifest(str(finished / folder))
         assert manifest is not None
         artifacts.verify_files(str(finished / folder), manifest)
-    assert (finished / "checkpoints" / "weft" / "tensorboard").is_dir()
+    board = EventAccumulator(str(finished / "checkpoints" / "weft" / "tensorboard")).Reload()
+    assert {"train/loss", "train/clamp_rate", "train/nll_bin_9"} <= {*board.Tags()["scalars"]}
+    assert board.Scalars("train/loss")[-1].step == 4
     lines = (finished / "checkpoints" / "weft" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 4
 

@@ -133,6 +133,24 @@ def test_a_diverged_step_ends_training_before_it_reaches_the_weights() -> None:
     assert torch.equal(before.isnan(), weights(state).isnan())
 
 
+@pytest.mark.parametrize("limit", [0.0, 0.01])
+def test_gradients_are_clipped_to_their_global_norm(
+    limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(max_grad_norm=limit, log_every=1)
+    state = new_state(config)
+    parameters, stepped = list(state.denoiser.parameters()), []
+
+    def step() -> None:
+        norms = [p.grad.norm() for p in parameters if p.grad is not None]
+        stepped.append(float(torch.stack(norms).norm()))
+
+    monkeypatch.setattr(state.optimizers, "step", step)
+    reported = [values["grad_norm"] for values in run(config, state).values]
+    assert min(reported) > 0.01
+    assert stepped == pytest.approx([0.01] * NUM_STEPS if limit else reported, rel=1e-3)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, optimizer: str) -> None:
     config = make_config(optimizer=optimizer)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
-from pipeline.train.plan import BatchPlan, as_lengths, total_steps
+from pipeline.train.plan import BatchPlan, as_lengths, check_world_size, total_steps
 from weft.batch import Example, collate
 from weft.noise import noise_levels
 
@@ -123,10 +123,9 @@ def test_a_stratified_step_has_one_level_of_each_quantile() -> None:
 
 
 def test_check_world_size_names_the_setting_when_a_worker_would_idle() -> None:
-    plan = make_plan([1] * 9, batch_size=4)  # steps of 3
-    plan.check_world_size(3)
+    check_world_size(9, batch_size=4, world_size=3)  # steps of 3
     with pytest.raises(ConfigError, match=r"train\.batch_size.*at least 4 examples, got 3.*lower"):
-        plan.check_world_size(4)
+        check_world_size(9, batch_size=4, world_size=4)
 
 
 @pytest.mark.parametrize(("epochs", "limit", "wanted"), [(3, 0, 30), (3, 12, 12), (1, 12, 10)])

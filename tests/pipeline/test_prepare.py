@@ -5,6 +5,7 @@ import dataclasses
 import json
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline import artifacts, prepare, storage
 from pipeline.config import DataSection, ModelSection, RunConfig, RunSection, SourceSection
 from pipeline.errors import ArtifactError, DataError
-from pipeline.layout import shard_name
+from pipeline.layout import layout, shard_name
 from pipeline.prepare import PREPARED_SCHEMA, REJECTED_SCHEMA, Piece, plan_shards, prepare_shard
 from pipeline.tokenizers import open_tokenizer_at
 
@@ -99,6 +100,16 @@ def test_a_shard_always_has_the_same_bytes(configure, tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def test_a_folder_of_the_users_own_is_left_alone(configure, in_this_process):
+    config = configure([pair(1)])
+    own = Path(layout(config).prepared) / "thesis.tex"
+    own.parent.mkdir(parents=True)
+    own.write_text("mine")
+    with pytest.raises(ArtifactError, match="move it away"):
+        prepare.run(config)
+    assert own.read_text() == "mine"
+
+
 def test_a_shard_has_the_published_columns_even_when_empty(configure, tmp_path):
     config = configure(["broken"])
     prepare_shard(config, str(tmp_path / "out"), 0, [Piece(0, 0, 1)])
@@ -135,7 +146,7 @@ def test_prepare_keeps_refused_rows_with_their_place_and_reason(configure, in_th
     ]
     assert [(row["position"], row["reason"]) for row in refused] == reasons
     assert manifest.rejected == {reason: 1 for _, reason in reasons}
-    assert "{broken" in refused[0]["detail"]
+    assert refused[0]["line"] == "{broken\n"
     assert refused[2]["response"] == "1" * 99
     assert len(accepted) + len(refused) == len(rows)
 
@@ -170,13 +181,13 @@ def test_equal_responses_to_other_prompts_are_no_duplicates(configure, in_this_p
 
 
 def test_repeated_pretraining_text_is_kept(configure, in_this_process):
-    sources = (SourceSection(kind="pretraining", count=300),)
+    sources = (SourceSection(kind="pretraining", count=1200),)
     config = configure([], sources=sources, max_length=192)
     prepare.run(config)
     manifest, accepted, _ = read_prepared(config)
     texts = Counter((tuple(r["prompt_ids"]), tuple(r["response_ids"])) for r in accepted)
     assert max(texts.values()) > 1
-    assert manifest.num_rows == 300
+    assert manifest.num_rows == 1200
     assert set(manifest.rejected) <= {"benchmark_item", "held_out_item"}
 
 
@@ -238,6 +249,7 @@ def test_prepare_starts_anew_over_remains_of_an_interrupted_run(configure, in_th
     config = configure([pair(n) for n in range(5)])
     stale = f"{config.run.output_dir}/prepared/{shard_name(77)}"
     storage.write_bytes(stale, b"half a shard")
+    storage.write_json(f"{config.run.output_dir}/prepared/{artifacts.RECIPE}", "another")
     prepare.run(config)
     assert not storage.exists(stale)
     assert read_prepared(config)[0].num_rows == 5

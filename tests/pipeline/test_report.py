@@ -100,6 +100,7 @@ def add_evaluation(
     checkpoint: str = "",
     recipe: str = "",
     seed: int = 0,
+    is_of_this_run: bool = True,
 ) -> None:
     folder = f"{config.run.output_dir}/evaluations/{name}"
     tokens = [*map(ord, generation), EOS, EOS, EOS]
@@ -138,7 +139,7 @@ def add_evaluation(
     }
     trained = {"path": checkpoint or name, "seed": seed}
     trained |= {"eos_policy": "random_tail", "tail_max": 192}
-    trained |= {"recipe_but_seed": name.partition("-")[0]}
+    trained |= {"recipe_but_seed": name.partition("-")[0], "is_of_this_run": is_of_this_run}
     trained |= {"rates": {"gamma": 0.5}, "objective": {"normalizer": "tokens"}}
     trained |= {"recipe": recipe} if recipe else {}
     metrics = {
@@ -298,8 +299,10 @@ def test_report_leaves_out_evaluations_of_a_checkpoint_that_was_trained_anew(
     manifest = add_checkpoint(config, "weft")
     add_evaluation(config, "weft", [True, False], recipe=manifest.recipe)
     add_evaluation(config, "weft-again", [True], checkpoint="weft", recipe="another")
+    # A checkpoint of that name from elsewhere is another one.
+    add_evaluation(config, "foreign", [True], checkpoint="weft", recipe="x", is_of_this_run=False)
     found = read_run(config)
-    assert [e.name for e in found.evaluations] == ["weft"]
+    assert [e.name for e in found.evaluations] == ["foreign", "weft"]
     assert found.unfinished == ["evaluations/weft-again (its checkpoint was trained anew since)"]
 
 

@@ -66,7 +66,7 @@ GOOD = b'{"prompt": "p", "response": "r"}'
     [
         (b'{"prompt": "p", ', "malformed_json", "Expecting"),
         (b"", "malformed_json", "Expecting value"),
-        (b"prompt,response", "malformed_json", "'prompt,response"),
+        (b"prompt,response", "malformed_json", "Expecting value"),
         (b"[" * 100_000, "malformed_json", "recursion"),
         (b'{"prompt": ' + b"1" * 5000 + b"}", "malformed_json", "digits"),
         (b'["p", "r"]', "malformed_row", "wanted a JSON object, got list"),
@@ -84,6 +84,7 @@ def test_lines_that_are_no_example_keep_their_number_and_the_reason(tmp_path, li
     assert (second.position, second.reason) == (2, reason)
     assert detail in second.detail
     assert len(second.detail) < 400
+    assert second.line.rstrip("\n") == line.decode()
 
 
 def test_lines_end_at_line_feeds_and_bytes_that_are_no_utf8_are_replaced(tmp_path):

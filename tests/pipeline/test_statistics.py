@@ -71,6 +71,13 @@ def test_runs_that_agree_everywhere_do_not_differ() -> None:
     assert (found.interval.low, found.interval.high) == (0.0, 0.0)
 
 
+def test_one_item_alone_says_nothing_of_others() -> None:
+    for first, second, difference in ((True, False, 1.0), (True, True, 0.0)):
+        found = compare_paired([first], [second])
+        assert (found.difference, found.p_value) == (difference, 1.0)
+        assert (found.interval.low, found.interval.high) == (-1.0, 1.0)
+
+
 def test_statistics_refuse_nothing_and_unequal_items() -> None:
     with pytest.raises(ValueError, match="wanted at least one item, got none"):
         accuracy_interval([], "wilson")

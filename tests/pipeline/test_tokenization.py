@@ -27,7 +27,7 @@ def encoded(prompt, response, **options):
 class JoiningTokenizer:
     """A tokenizer that merges ``ab``, and a template that puts nothing between the turns."""
 
-    eos_token_id, mask_token_id = 0, 1
+    eos_token, eos_token_id, mask_token_id = "\0", 0, 1
 
     def apply_chat_template(self, turns, *, tokenize, add_generation_prompt=False):
         return "".join(turn["content"] for turn in turns)
@@ -82,6 +82,11 @@ def test_a_response_with_the_mask_token_is_refused():
     assert encoded("", "<|mask|>").reason == "mask_token_in_text"
     assert encoded("what is <|mask|>?", "3").reason == "mask_token_in_text"
     assert isinstance(encoded("1+2", "3 <mask>"), Encoded)
+
+
+def test_a_response_that_goes_on_behind_eos_is_refused():
+    assert encoded("1+2", "3<|endoftext|>4").reason == "eos_in_text"
+    assert encoded("", "3<|endoftext|>4<|endoftext|>").reason == "eos_in_text"
 
 
 def test_a_response_that_ends_with_eos_gets_no_second_one():

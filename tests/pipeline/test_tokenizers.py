@@ -10,7 +10,9 @@ import pytest
 
 from pipeline import reference
 from pipeline.config import RunConfig
-from pipeline.errors import CheckpointError
+from pipeline.errors import ArtifactError, CheckpointError
+from pipeline.layout import STATE_FOLDER
+from pipeline.models import check_context
 from pipeline.tokenization import prompt_ids
 from pipeline.tokenizers import open_tokenizer_at
 
@@ -37,7 +39,35 @@ def test_every_token_needs_an_embedding(checkpoint: Path) -> None:
         open_tokenizer_at(str(checkpoint))
 
 
-@pytest.mark.parametrize("template", [None, "{{ raise_exception('no such role') }}"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", '{"model": {"type": "NewKind"}}'),
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", "[]"),
+        ("tokenizer.json", '{"version"'),
+        ("tokenizer_config.json", "[]"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_used_is_one_line(
+    checkpoint: Path, name: str, content: str
+) -> None:
+    (checkpoint / name).write_text(content)
+    with pytest.raises(CheckpointError, match="its tokenizer cannot be read") as raised:
+        open_tokenizer_at(str(checkpoint))
+    assert "\n" not in str(raised.value)
+
+
+def test_an_unfinished_checkpoint_of_ours_says_so_first(tmp_path: Path) -> None:
+    (tmp_path / STATE_FOLDER).mkdir()
+    for opened in (open_tokenizer_at, lambda path: check_context(path, 8, "data.max_length")):
+        with pytest.raises(ArtifactError, match=r"run jobs/train\.py to the end"):
+            opened(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "template", [None, "{{ raise_exception('no such role') }}", "{{ messages + 1 }}"]
+)
 def test_a_chat_without_a_usable_template_is_one_line(
     checkpoint: Path, template: str | None
 ) -> None:

@@ -39,7 +39,13 @@ def resolve_checkpoint(path: str) -> Path:
         )
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(path, allow_patterns=_HUB_FILES))
+    try:
+        return Path(snapshot_download(path, allow_patterns=_HUB_FILES))
+    except (OSError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(
+            f"{path}: there is no such folder, and as a hub name it cannot be downloaded: {reason}"
+        ) from error
 
 
 def load_denoiser(
@@ -147,7 +153,7 @@ def _weight_files(folder: Path) -> list[str]:
     if (folder / _INDEX).is_file():
         try:
             index = json.loads((folder / _INDEX).read_text())
-            return sorted(set(index["weight_map"].values()))
+            return sorted({Path(name).name for name in index["weight_map"].values()})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{folder / _INDEX}: wanted JSON with a weight_map, got {error!r}"

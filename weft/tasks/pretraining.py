@@ -72,7 +72,10 @@ def _cut(document: Document, rng: np.random.Generator) -> Document:
     length = len(document.text)
     if length < _SHORTEST_CUT or rng.random() >= _CUT_SHARE:
         return document
-    place = int(rng.integers(1, length))
+    # Not inside of a word: its halves would be other tokens than the whole.
+    word = re.compile(r"[a-z]{2}")
+    places = [n for n in range(1, length) if not word.match(document.text, n - 1)]
+    place = int(rng.choice(places))
     given, text = document.given + document.text[:place], document.text[place:]
     return replace(document, given=given, text=text)
 

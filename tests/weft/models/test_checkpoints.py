@@ -19,6 +19,12 @@ from weft.models import (
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
+def test_the_embedded_base_is_small():
+    weights = resolve_checkpoint("tiny") / WEIGHTS
+    assert weights.stat().st_size <= 8_000_000
+    assert 1e6 <= sum(tensor.numel() for tensor in load_file(weights).values()) <= 4e6
+
+
 @pytest.fixture
 def folder(tiny_checkpoint, tmp_path):
     """A copy of the checkpoint, to be damaged."""

@@ -66,7 +66,7 @@ def test_documents_are_true_and_hold_no_held_out_equation() -> None:
 
 
 def test_documents_complete_their_grids() -> None:
-    texts = [d.given + d.text for d in _documents(1000)]
+    texts = [d.given + d.text for d in _documents(2000)]
     pairs = [re.findall(r"\d{16}", text) for text in texts if re.search(r"\d{16}=", text)]
     assert len(pairs) > 50
     assert all(sudoku.is_valid_solution(puzzle, solution) for puzzle, solution in pairs)
@@ -128,7 +128,7 @@ def _problems_of(a: str, _: str, b: str, pair: str, rest: str) -> set[tuple[int,
 
 
 def test_half_of_the_documents_begin_with_other_text() -> None:
-    singles = [d for d in _documents(2000) if re.fullmatch(r"\d+[+\-*]\d+=\d+", _last_line(d))]
+    singles = [d for d in _documents(3000) if re.fullmatch(r"\d+[+\-*]\d+=\d+", _last_line(d))]
     assert len(singles) > 500
     share = np.mean(["\n" in d.given for d in singles])
     assert 0.4 < share < 0.6  # standard error 2 points
@@ -178,7 +178,7 @@ def test_compositions_unfold_the_chain_that_has_the_value() -> None:
 
 
 def test_brackets_are_worth_what_they_say() -> None:
-    lines = [_last_line(d) for d in _documents(500) if not d.is_chat]
+    lines = [_last_line(d) for d in _documents(1500) if not d.is_chat]
     brackets = [line.split("=") for line in lines if re.fullmatch(r"\S*\(\S+\)\S*=\d+", line)]
     assert len(brackets) > 10
     assert all(_worth(expression) == int(value) for expression, value in brackets)
@@ -213,7 +213,7 @@ def _chats(count: int) -> list[tuple[str, str, str, tuple[Problem, ...]]]:
 
 
 def test_exercises_answer_in_a_chat_with_steps_and_a_boxed_value() -> None:
-    exercises = [chat for chat in _chats(500) if not re.search("grid| = ", chat[0])]
+    exercises = [chat for chat in _chats(1500) if not re.search("grid| = ", chat[0])]
     assert len(exercises) > 10
     for question, steps, answer, problems in exercises:
         assert steps.endswith(f"={answer}")
@@ -254,7 +254,7 @@ def test_chats_about_grids_list_their_rows_and_complete_them() -> None:
 
 
 def test_a_fifth_of_the_longer_documents_is_given_up_to_anywhere() -> None:
-    grids = [d for d in _documents(3000) if re.fullmatch(r"\d{16}=\d{16}", _last_line(d))]
+    grids = [d for d in _documents(4000) if re.fullmatch(r"\d{16}=\d{16}", _last_line(d))]
     given = [d for d in grids if d.given]
     assert len(given) > 100
     share = np.mean([len(d.text) < 16 for d in given])
