@@ -14,9 +14,9 @@ from pipeline.tables import text_table
 from pipeline.tokenizers import open_tokenizer_at
 from weft.sampling import generate
 from weft.tasks import sudoku
+from weft.tasks.arithmetic import is_held_out, is_small_product
 from weft.tasks.base import Problem
 from weft.tasks.fingerprints import is_held_out as is_held_out_item
-from weft.tasks.pretraining import is_held_out, is_small_product
 
 BATCH_SIZE = 256
 NUM_GRIDS = 200

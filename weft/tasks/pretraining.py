@@ -7,7 +7,6 @@ A document that contains a problem which a task could ask says so, and those of 
 be kept out.
 """
 
-import hashlib
 import itertools
 import re
 from dataclasses import dataclass, replace
@@ -15,14 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from weft.tasks import countdown, sudoku
+from weft.tasks.arithmetic import aligned, equation, is_held_out, is_small_product, operands
 from weft.tasks.base import Problem
+from weft.tasks.chains import Chain, random_numbers, some_chain, some_outcome
 
-_HELD_OUT_SHARE = 20
-"""One pair in so many is never part of any generated text."""
-_LARGEST_SUM_OPERAND = 200
-_LARGEST_TABLE = 12
-_OPERATOR_SHARES = (0.2, 0.2, 0.6)
-"""Of ``+ - *``: products are few, but each has to be learned by itself."""
 _LIST_CHARACTERS = 60
 _FEW_BLANKS = 6
 _CUT_SHARE = 0.2
@@ -62,11 +57,6 @@ def pretraining_document(*, seed: int, index: int) -> Document:
     return document if document.is_chat or not document.given else _cut(document, rng)
 
 
-def aligned(text: str) -> str:
-    """``text`` with its numbers right-aligned to three places: ``"47+5"`` -> ``" 47+  5"``."""
-    return re.sub(r"\d+", lambda number: f"{number[0]:>3}", text)
-
-
 def _cut(document: Document, rng: np.random.Generator) -> Document:
     """``document``, or the same with some more of it given."""
     length = len(document.text)
@@ -93,17 +83,13 @@ def _grid(rng: np.random.Generator) -> Document:
 def _some_worksheet(rng: np.random.Generator) -> Document:
     kind = rng.random()
     if kind < 0.2:
-        return _worksheet(list(_operands("*", rng)))
-    return _worksheet(_numbers(rng, 2 if kind < 0.5 else 3))
+        return _worksheet(list(operands("*", rng)))
+    return _worksheet(random_numbers(rng, 2 if kind < 0.5 else 3))
 
 
 def _single_equation(rng: np.random.Generator) -> Document:
     left, right = equation(rng)
     return Document(f"{left}=", right)
-
-
-def _numbers(rng: np.random.Generator, count: int) -> list[int]:
-    return [int(n) for n in rng.integers(1, 101, size=count)]
 
 
 def _few(rng: np.random.Generator) -> int:
@@ -115,54 +101,6 @@ def _remains(rng: np.random.Generator) -> str:
     if rng.random() < 0.5:
         return ""
     return " ".join(_equations(rng).split(" ")[: int(rng.integers(1, 5))]) + "\n"
-
-
-def is_held_out(a: int, operator: str, b: int) -> bool:
-    """Whether the equation of ``a operator b`` is kept out of all text, one in twenty.
-
-    Sums are held out with their mirror image, which would give them away. Products are not, and
-    squares never: an entry of a times table that is never seen cannot be deduced from the rest.
-    """
-    if operator == "*" and a == b:
-        return False
-    if operator == "+":
-        a, b = sorted((a, b))
-    digest = hashlib.sha256(f"{a}{operator}{b}".encode()).digest()
-    if operator == "*" and a > b and is_held_out(b, operator, a):
-        return False
-    return digest[0] * 256 + digest[1] < 65536 // _HELD_OUT_SHARE
-
-
-def equation(rng: np.random.Generator, *, held_out: bool = False) -> tuple[str, str]:
-    """``("47+85", "132")``: a sum, a difference not below 0 or a small product.
-
-    Operands of sums and differences are mostly below 100; factors give at most 144 or 100.
-    """
-    while True:
-        operator = str(rng.choice(list("+-*"), p=_OPERATOR_SHARES))
-        a, b = _operands(operator, rng)
-        if is_held_out(a, operator, b) == held_out:
-            value = {"+": a + b, "-": a - b, "*": a * b}[operator]
-            return f"{a}{operator}{b}", str(value)
-
-
-def is_small_product(a: int, b: int) -> bool:
-    """Whether ``a * b`` is in the times tables to 12, or a one-digit multiple of at most 100."""
-    return max(a, b) <= _LARGEST_TABLE or (min(a, b) <= 9 and a * b <= 100)
-
-
-def _operands(operator: str, rng: np.random.Generator) -> tuple[int, int]:
-    if operator == "*":
-        # One table after the other: drawn as pairs, most would have a factor 0 or 1.
-        a = int(rng.integers(0, _LARGEST_TABLE + 1))
-        b = int(rng.choice([n for n in range(100) if is_small_product(a, n)]))
-        return (a, b) if rng.random() < 0.5 else (b, a)
-    limits = [_LARGEST_SUM_OPERAND if rng.random() < 0.2 else 99, 99]
-    # One-digit operands are rare among uniform ones, and what carries are made of.
-    a, b = (int(rng.integers(0, 10 if rng.random() < 0.15 else limit + 1)) for limit in limits)
-    if operator == "-" or rng.random() < 0.5:
-        a, b = max(a, b), min(a, b)
-    return a, b
 
 
 def _equations(rng: np.random.Generator) -> str:
@@ -219,92 +157,15 @@ def _worksheet(numbers: list[int]) -> Document:
     return Document(" ".join(map(str, numbers)) + ": ", text)
 
 
-@dataclass(frozen=True)
-class _Chain:
-    """A pair's result, joined with a third number: ``100-30=70 93+70=163 93-70=23``."""
-
-    numbers: tuple[int, int, int]
-    pair: str
-    leftover: int
-    equations: tuple[str, ...]
-    outcomes: dict[int, str]
-    """Values, and the expression of all three numbers that has it: ``23``, ``93-(100-30)``."""
-
-    @property
-    def text(self) -> str:
-        return " ".join(self.equations)
-
-    def checked(self, target: int) -> str:
-        """The text, each outcome marked: ``100-30=70 93+70=163 no 93-70=23 ok``."""
-        first, *others = self.equations
-        marks = (countdown.mark(int(other.rpartition("=")[2]), target) for other in others)
-        return " ".join([first, *itertools.chain(*zip(others, marks, strict=True))])
-
-    def problem(self, value: int) -> Problem:
-        return Problem("countdown", "", {"numbers": list(self.numbers), "target": value})
-
-    @property
-    def problems(self) -> tuple[Problem, ...]:
-        return tuple(self.problem(value) for value in self.outcomes)
-
-
-def _chain(numbers: tuple[int, int, int], operator: str, outer: str) -> _Chain | None:
-    """The chain of the first two numbers; None if an equation of it is held out or too large."""
-    a, b, c = numbers
-    a, b = max(a, b), min(a, b)
-    value = _result(a, operator, b)
-    if value is None:
-        return None
-    large, small = max(value, c), min(value, c)
-    equations = [f"{a}{operator}{b}={value}"]
-    outcomes: dict[int, str] = {}
-    for sign in outer:
-        result = _result(large, sign, small)
-        if result is None:
-            continue
-        pair = f"({a}{operator}{b})"
-        left, right = (pair, str(c)) if value >= c else (str(c), pair)
-        equations.append(f"{large}{sign}{small}={result}")
-        outcomes.setdefault(result, f"{left}{sign}{right}")
-    if not outcomes:
-        return None
-    return _Chain(numbers, f"{a}{operator}{b}", c, tuple(equations), outcomes)
-
-
-def _result(a: int, operator: str, b: int) -> int | None:
-    """``a operator b`` unless it is held out, negative, not whole or a large product."""
-    if is_held_out(a, operator, b) or (operator == "-" and a < b):
-        return None
-    if operator == "*" and not is_small_product(a, b):
-        return None
-    if operator == "/":
-        is_known = b > 0 and a % b == 0 and is_small_product(b, a // b)
-        return a // b if is_known else None
-    return {"+": a + b, "-": a - b, "*": a * b}[operator]
-
-
-def _some_chain(rng: np.random.Generator) -> _Chain:
-    while True:
-        operator = str(rng.choice(list("+-*/"), p=(0.4, 0.4, 0.15, 0.05)))
-        a, b, c = _numbers(rng, 3)
-        if operator in "*/":
-            a, b = _operands("*", rng)
-            a = a * b if operator == "/" else a
-        outer = "+-" if rng.random() < 0.85 else "*/"
-        chain = _chain((a, b, c), operator, outer)
-        if chain is not None:
-            return chain
-
-
 def _steps(rng: np.random.Generator) -> Document:
     """A pair and a third number, then the chain: ``100-30 93: 100-30=70 93+70=163 93-70=23``."""
-    chain = _some_chain(rng)
+    chain = some_chain(rng)
     return Document(f"{chain.pair} {chain.leftover}: ", chain.text, chain.problems)
 
 
 def _composition(rng: np.random.Generator) -> Document:
     """Chains, a value that occurs in them, and its expression: ``23=93-(100-30)``."""
-    chains, value, expression = _some_outcome(rng)
+    chains, value, expression = some_outcome(rng)
     listed = "\n".join(chain.text for chain in chains)
     return Document(f"{listed}\n{value}=", expression, _problems(chains))
 
@@ -332,21 +193,7 @@ def _checks(rng: np.random.Generator) -> Document:
     return Document(f"{target}: {' '.join(map(str, picked))} =", marks)
 
 
-def _some_outcome(rng: np.random.Generator) -> tuple[list[_Chain], int, str]:
-    """One or two chains, mostly of the same numbers, and a value of theirs with its expression."""
-    chains = [_some_chain(rng)]
-    if rng.random() < 0.75:
-        other = "-" if "+" in chains[0].pair else "+"
-        twin = _chain(chains[0].numbers, other, "+-") if rng.random() < 0.8 else None
-        chains.append(twin or _some_chain(rng))
-    order = [chains[k] for k in rng.permutation(len(chains)).tolist()]
-    chosen = order[int(rng.integers(len(order)))]
-    value = int(rng.choice(list(chosen.outcomes)))
-    # The first that has the value, if several have.
-    return order, value, next(c.outcomes[value] for c in order if value in c.outcomes)
-
-
-def _problems(chains: list[_Chain]) -> tuple[Problem, ...]:
+def _problems(chains: list[Chain]) -> tuple[Problem, ...]:
     return tuple(problem for chain in chains for problem in chain.problems)
 
 
@@ -355,7 +202,7 @@ def _trials(rng: np.random.Generator) -> Document:
 
     ``100-30 93 = 23`` -> ``100-30=70 93+70=163 no 93-70=23 ok`` and ``23=93-(100-30)``.
     """
-    chains, value, expression = _some_outcome(rng)
+    chains, value, expression = some_outcome(rng)
     question = ", ".join(f"{chain.pair} {chain.leftover}" for chain in chains)
     lines = [chain.checked(value) for chain in chains]
     steps = "\n".join([*lines, f"{value}={expression}"])
@@ -379,7 +226,7 @@ def _exercise(rng: np.random.Generator) -> Document:
         question, answer = equation(rng)
         steps = f"{question}={answer}"
     else:
-        chain = _some_chain(rng)
+        chain = some_chain(rng)
         value = int(rng.choice(list(chain.outcomes)))
         question, answer = chain.outcomes[value], str(value)
         last = next(e for e in chain.equations[1:] if e.endswith(f"={value}"))

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from weft.tasks import pretraining, sudoku
+from weft.tasks import arithmetic, pretraining, sudoku
 from weft.tasks.base import Problem
 
 _EQUATION = re.compile(r"(\d+)([+\-*/])(\d+)=(\d+)(?![\d+\-*/(])")
@@ -60,7 +60,7 @@ def test_documents_are_true_and_hold_no_held_out_equation() -> None:
     for document in _documents(1000):
         for a, operator, b, value in _equations(document.given + document.text):
             assert value == {"+": a + b, "-": a - b, "*": a * b, "/": a // (b or 1)}[operator]
-            assert not pretraining.is_held_out(a, operator, b)
+            assert not arithmetic.is_held_out(a, operator, b)
             seen += 1
     assert seen > 1000
 
@@ -190,7 +190,7 @@ def _worth(expression: str) -> int:
     assert inner is not None
     flat = expression.replace(inner[0], str(_apply(*inner.groups())))
     a, operator, b = re.fullmatch(r"(\d+)(.)(\d+)", flat).groups()
-    assert not pretraining.is_held_out(int(a), operator, int(b))
+    assert not arithmetic.is_held_out(int(a), operator, int(b))
     return _apply(a, operator, b)
 
 
@@ -274,13 +274,13 @@ def test_worksheets_compute_with_the_numbers_that_are_given() -> None:
 def test_is_held_out_takes_about_one_pair_in_twenty() -> None:
     pairs = [(a, b) for a in range(100) for b in range(100)]
     for operator, low, high in (("+", 0.03, 0.07), ("-", 0.03, 0.07)):
-        share = np.mean([pretraining.is_held_out(a, operator, b) for a, b in pairs])
+        share = np.mean([arithmetic.is_held_out(a, operator, b) for a, b in pairs])
         assert low < share < high  # sums: 5,050 free draws, standard error 0.3 points
 
 
 def test_is_held_out_treats_a_sum_and_its_mirror_alike() -> None:
     assert all(
-        pretraining.is_held_out(a, "+", b) == pretraining.is_held_out(b, "+", a)
+        arithmetic.is_held_out(a, "+", b) == arithmetic.is_held_out(b, "+", a)
         for a in range(40)
         for b in range(a)
     )
@@ -289,18 +289,18 @@ def test_is_held_out_treats_a_sum_and_its_mirror_alike() -> None:
 def test_held_out_equations_are_the_other_ones() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
-        left, right = pretraining.equation(rng, held_out=True)
+        left, right = arithmetic.equation(rng, held_out=True)
         ((a, operator, b, _),) = _equations(f"{left}={right}")
-        assert pretraining.is_held_out(a, operator, b)
+        assert arithmetic.is_held_out(a, operator, b)
 
 
 def test_aligned_numbers_take_three_places() -> None:
-    assert pretraining.aligned("93-(100-7)=0") == " 93-(100-  7)=  0"
+    assert arithmetic.aligned("93-(100-7)=0") == " 93-(100-  7)=  0"
     num_aligned = 0
     for document in (pretraining.pretraining_document(seed=0, index=n) for n in range(500)):
         whole, plain = document.given + document.text, _plain(document)
         text = plain.given + plain.text
-        assert whole in (text, pretraining.aligned(text))
+        assert whole in (text, arithmetic.aligned(text))
         assert whole != text or len(document.problems) <= 1  # chains have more
         num_aligned += whole != text
     assert num_aligned > 200
