@@ -252,7 +252,7 @@ def test_weights_that_only_a_worker_finds_damaged_are_one_line(
         (
             "evaluate",
             ["--evaluate.gen-length", "4096", "--evaluate.steps", "4096"],
-            "evaluate.gen_length 4096 behind sudoku's longest prompt",
+            "evaluate.gen_length 4096 behind the longest prompt of",
         ),
         (
             "train",
