@@ -6,7 +6,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import ArtifactError, CheckpointError
 from pipeline.prepare import require_prepared
 from pipeline.sources import count_rows
-from pipeline.train.plan import total_steps
+from pipeline.train.plan import num_steps_of_epoch, total_steps
 
 _FLOAT32, _BFLOAT16 = 4, 2
 
@@ -79,7 +79,7 @@ def describe_training(config: RunConfig) -> str:
     size = model_size(config.model.path)
     num_examples, origin = count_examples(config)
     train = config.train
-    per_epoch = -(-num_examples // train.batch_size)
+    per_epoch = num_steps_of_epoch(num_examples, train.batch_size)
     steps = total_steps(per_epoch, train.epochs, train.max_steps)
     return (
         f"train: {num_examples} examples ({origin}), {per_epoch} steps an epoch, {steps} steps\n"

@@ -14,7 +14,7 @@ from pipeline.layout import STATE_FOLDER, layout
 from pipeline.models import check_context, start_fingerprint
 from pipeline.prepare import require_prepared
 from pipeline.tokenizers import check_tokenizer, tokenizer_fingerprints
-from pipeline.train.plan import check_world_size, total_steps
+from pipeline.train.plan import check_world_size, num_steps_of_epoch, total_steps
 from weft.noise import NOISE_VERSION
 
 logger = logging.getLogger(__name__)
@@ -82,10 +82,11 @@ def _wanted(config: RunConfig) -> Manifest:
 
 
 def _check_can_train(config: RunConfig, num_examples: int) -> None:
-    """Raise ConfigError where the context is too short, or the data are for this run's steps."""
+    """Raise ConfigError where the context is too short, or the data are too few for the steps."""
     check_context(config.model.path, config.data.max_length, "data.max_length")
     train = config.train
-    num_steps = total_steps(-(-num_examples // train.batch_size), train.epochs, train.max_steps)
+    per_epoch = num_steps_of_epoch(num_examples, train.batch_size)
+    num_steps = total_steps(per_epoch, train.epochs, train.max_steps)
     if train.warmup_steps >= num_steps:
         raise ConfigError(
             f"train.warmup_steps: wanted fewer than the {num_steps} optimizer steps of this run "

@@ -153,6 +153,7 @@ def _weight_files(folder: Path) -> list[str]:
     if (folder / _INDEX).is_file():
         try:
             index = json.loads((folder / _INDEX).read_text())
+            # Names alone: an index must not lead out of its folder.
             return sorted({Path(name).name for name in index["weight_map"].values()})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
