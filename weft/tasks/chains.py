@@ -105,6 +105,20 @@ def some_outcome(rng: np.random.Generator) -> tuple[list[Chain], int, str]:
     return order, value, next(c.outcomes[value] for c in order if value in c.outcomes)
 
 
+def further_chains(chains: list[Chain], count: int, rng: np.random.Generator) -> list[Chain]:
+    """Up to ``count`` other sums and differences of the first chain's numbers, joined likewise."""
+    known = {chain.pair for chain in chains}
+    a, b, c = chains[0].numbers
+    made = [
+        chain_of(numbers, operator, "+-")
+        for numbers in ((a, b, c), (a, c, b), (b, c, a))
+        for operator in "+-"
+    ]
+    found = {c.pair: c for c in made if c is not None and c.pair not in known}
+    others = list(found.values())
+    return [others[k] for k in rng.permutation(len(others))[:count].tolist()]
+
+
 def random_numbers(rng: np.random.Generator, count: int) -> list[int]:
     """``count`` numbers from 1 to 100."""
     return [int(n) for n in rng.integers(1, 101, size=count)]

@@ -16,10 +16,17 @@ import numpy as np
 from weft.tasks import countdown, sudoku
 from weft.tasks.arithmetic import aligned, equation, is_held_out, is_small_product, operands
 from weft.tasks.base import Problem
-from weft.tasks.chains import Chain, random_numbers, some_chain, some_outcome
+from weft.tasks.chains import (
+    Chain,
+    further_chains,
+    random_numbers,
+    some_chain,
+    some_outcome,
+)
 
 _LIST_CHARACTERS = 60
 _FEW_BLANKS = 6
+_MOST_TRIALS = 4
 _CUT_SHARE = 0.2
 _SHORTEST_CUT = 8
 
@@ -200,14 +207,19 @@ def _problems(chains: list[Chain]) -> tuple[Problem, ...]:
 def _trials(rng: np.random.Generator) -> Document:
     """A chat: a value, and what is to be tried; the chains, each outcome checked, and where it is.
 
-    ``100-30 93 = 23`` -> ``100-30=70 93+70=163 no 93-70=23 ok`` and ``23=93-(100-30)``.
+    ``100-30 93 = 23`` -> ``100-30=70 93+70=163 no 93-70=23 ok`` and ``23=93-(100-30)``. In most,
+    more is tried than the question names, so that it does not say how long the answer is.
     """
-    chains, value, expression = some_outcome(rng)
-    question = ", ".join(f"{chain.pair} {chain.leftover}" for chain in chains)
-    lines = [chain.checked(value) for chain in chains]
-    steps = "\n".join([*lines, f"{value}={expression}"])
+    named, value, _ = some_outcome(rng)
+    more = int(rng.integers(_MOST_TRIALS - len(named) + 1)) if rng.random() < 0.7 else 0
+    tried = named + further_chains(named, more, rng)
+    order = rng.permutation(len(tried)).tolist()
+    question = ", ".join(f"{tried[k].pair} {tried[k].leftover}" for k in order if k < len(named))
+    tried = [tried[k] for k in order]
+    expression = next(chain.outcomes[value] for chain in tried if value in chain.outcomes)
+    steps = "\n".join([*(chain.checked(value) for chain in tried), f"{value}={expression}"])
     return Document(
-        f"{question} = {value}", _response(steps, _boxed(expression)), _problems(chains), True
+        f"{question} = {value}", _response(steps, _boxed(expression)), _problems(tried), True
     )
 
 
