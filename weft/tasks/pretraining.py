@@ -285,16 +285,16 @@ def _list(rng: np.random.Generator) -> Document:
 
 
 _KINDS = (
-    (_single_equation, 0.20, 0.4),
+    (_single_equation, 0.32, 0.4),
     (_list, 0.02, 0.5),
-    (_some_worksheet, 0.04, 0.5),
+    (_some_worksheet, 0.06, 0.5),
     (_bracketed, 0.01, 0.0),
-    (_steps, 0.08, 1.0),
+    (_steps, 0.07, 1.0),
     (_lookup, 0.04, 1.0),
-    (_checks, 0.05, 1.0),
-    (_composition, 0.16, 1.0),
+    (_checks, 0.04, 1.0),
+    (_composition, 0.12, 1.0),
     (_exercise, 0.02, 1.0),
-    (_trials, 0.30, 1.0),
+    (_trials, 0.22, 1.0),
     (_row_sheet, 0.02, 0.0),
     (_chat_sheet, 0.02, 0.0),
     (_grid, 0.04, 0.0),
