@@ -9,6 +9,7 @@ whether its own output is already there.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -158,6 +159,12 @@ def require_replaceable(folder: str) -> None:
             f"{folder}: wanted an artifact or nothing, got {', '.join(found[:3])}, which no stage "
             f"wrote; move it away, choose another run.output_dir, or delete it with --overwrite"
         )
+
+
+def weights_identity(checksums: Mapping[str, str]) -> str:
+    """Fingerprint of a checkpoint's ``config.json`` and weight files, by SHA-256 of each file."""
+    weights = {name: digest for name, digest in checksums.items() if name.endswith(".safetensors")}
+    return fingerprint([checksums["config.json"], weights])
 
 
 def clear(folder: str) -> None:

@@ -170,7 +170,7 @@ class TrainSection:
 
     __pydantic_config__ = _FORBID
 
-    name: str = "weft"
+    name: str = field(default="weft", metadata=RESOURCE)
     """Folder of the checkpoint under checkpoints/."""
     epochs: int = 10
     """Passes over the data, unless max_steps ends training sooner."""

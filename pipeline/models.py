@@ -72,8 +72,9 @@ def _of_folder(folder: str) -> str:
     names = sorted(p.name for p in Path(folder).glob("*.safetensors"))
     if not names:
         raise CheckpointError(f"{folder}: wanted *.safetensors weights, got none")
-    checksums: dict[str, Any] = {name: storage.sha256(storage.join(folder, name)) for name in names}
-    return fingerprint([storage.sha256(storage.join(folder, "config.json")), checksums])
+    return artifacts.weights_identity(
+        {name: storage.sha256(storage.join(folder, name)) for name in [*names, "config.json"]}
+    )
 
 
 def _architecture(path: str) -> dict[str, Any]:

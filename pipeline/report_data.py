@@ -29,6 +29,12 @@ class Checkpoint:
     manifest: Manifest
     history: list[dict[str, float]]
 
+    @property
+    def weights_identity(self) -> str:
+        """What an evaluation of it has as its input ``weights``."""
+        checksums = {name: entry.sha256 for name, entry in self.manifest.files.items()}
+        return artifacts.weights_identity(checksums)
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -45,12 +51,13 @@ class Evaluation:
         return self.manifest.inputs.get(f"items_{task}") or artifacts.fingerprint(ids)
 
     def is_stale(self, checkpoints: list[Checkpoint]) -> bool:
-        """Whether its checkpoint has been trained anew since, with other settings or inputs."""
+        """Whether its checkpoint has been trained anew since, to other weights or another way."""
         trained = self.metrics["checkpoint"]
-        if not trained.get("is_of_this_run"):
+        now = {c.name: c for c in checkpoints}.get(trained["path"])
+        if now is None or not trained.get("is_of_this_run"):
             return False
-        now = {c.name: c.manifest.recipe for c in checkpoints}.get(trained["path"])
-        return now is not None and trained.get("recipe") not in (None, now)
+        is_same_recipe = trained.get("recipe") in (None, now.manifest.recipe)
+        return not is_same_recipe or self.manifest.inputs.get("weights") != now.weights_identity
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,9 @@ def read_table(path: str) -> "pa.Table":
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(pa.BufferReader(read_bytes(path)))
+        # Without pyarrow's thread pools, which now and then abort a process at its exit.
+        source = pa.BufferReader(read_bytes(path))
+        return pq.ParquetFile(source, pre_buffer=False).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise ArtifactError(
             f"{path}: not a whole Parquet file ({error}); repeat its stage with --overwrite"

@@ -23,11 +23,12 @@ logger = logging.getLogger(__name__)
 def run(config: RunConfig, *, overwrite: bool = False) -> None:
     """Train ``checkpoints/<train.name>``, continue it where it stopped, or say that it is done."""
     folder = layout(config).checkpoint(config.train.name)
-    wanted = _wanted(config)
+    wanted = wanted_manifest(config)
     if artifacts.is_done(folder, wanted, overwrite=overwrite):
         print(f"train: {folder} is already finished; --overwrite repeats it")
         return
     if not overwrite:
+        artifacts.require_replaceable(folder)
         _refuse_other_state(folder, wanted.recipe)
     started = time.monotonic()
     num_workers = config.train.num_workers
@@ -59,7 +60,8 @@ def uses_entropies(config: RunConfig) -> bool:
     return config.rates.gamma != 0 and config.rates.entropies == "frozen"
 
 
-def _wanted(config: RunConfig) -> Manifest:
+def wanted_manifest(config: RunConfig) -> Manifest:
+    """What the checkpoint of ``config`` must say of itself; errors where it cannot be trained."""
     folders = layout(config)
     prepared = require_prepared(config)
     _check_can_train(config, prepared.num_rows)

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import artifacts
 from pipeline.artifacts import Manifest
-from pipeline.config import EvaluateSection, RunConfig
+from pipeline.config import EvaluateSection, RatesSection, RunConfig, RunSection, TrainSection
 from pipeline.decode_shard import evaluate_items
 from pipeline.errors import ArtifactError, CheckpointError, DataError
 from pipeline.evaluate import (
@@ -18,9 +18,10 @@ from pipeline.evaluate import (
     training_facts,
 )
 from pipeline.items import held_out_problems, load_items
-from pipeline.layout import STATE_FOLDER
+from pipeline.layout import STATE_FOLDER, layout
 from pipeline.models import open_denoiser, weights_fingerprint
 from pipeline.tokenizers import open_tokenizer_at
+from pipeline.train import stage
 from weft.tasks.fingerprints import fingerprint, is_benchmark_item, is_held_out
 
 
@@ -130,19 +131,21 @@ def test_a_checkpoint_that_was_never_trained_is_named(tmp_path: Path) -> None:
     assert resolve_checkpoint_name(dataclasses.replace(config, evaluate=tiny)) == "tiny"
 
 
-def test_training_facts_tell_a_seed_from_another_recipe(tmp_path: Path) -> None:
+def test_training_facts_tell_a_seed_from_another_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = Manifest(stage="prepare", config={}, inputs={}, num_rows=8)
+    monkeypatch.setattr(stage, "require_prepared", lambda config: prepared)
+
     def facts(name: str, seed: int, epochs: int) -> dict[str, object]:
-        config = {
-            "run": {"seed": seed},
-            "rates": {"gamma": 0.5},
-            "objective": {"normalizer": "tokens"},
-            "data": {"eos_policy": "one", "tail_max": 0},
-            "train": {"epochs": epochs},
-        }
-        folder = tmp_path / name
-        folder.mkdir()
-        artifacts.commit(str(folder), Manifest(stage="train", config=config, inputs={}))
-        return training_facts(str(folder))
+        config = RunConfig(
+            run=RunSection(seed=seed, output_dir=str(tmp_path)),
+            train=TrainSection(name=name, epochs=epochs, batch_size=1, warmup_steps=0),
+            rates=RatesSection(gamma=0.0),
+        )
+        folder = layout(config).checkpoint(name)
+        artifacts.commit(folder, stage.wanted_manifest(config))
+        return training_facts(folder)
 
     first, again, longer = facts("a", 0, 5), facts("b", 1, 5), facts("c", 0, 6)
     assert (first["path"], first["seed"], again["seed"]) == ("a", 0, 1)

@@ -1,6 +1,7 @@
 """The report over a small run folder, written with the artifact functions: no Ray, no training."""
 
 import dataclasses
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -21,6 +22,7 @@ from pipeline.report_data import TokenReader, read_run
 from pipeline.tables import METRIC_COLUMNS
 
 EOS = 3
+WEIGHTS = b"weights"
 RESPONSES = {"sudoku": "12<34", "countdown": "9-4\n=5"}
 
 
@@ -88,6 +90,8 @@ def add_checkpoint(config: RunConfig, name: str) -> Manifest:
     ]
     lines = "".join(json.dumps(values) + "\n" for values in history)
     storage.write_bytes(f"{folder}/metrics.jsonl", lines.encode())
+    storage.write_bytes(f"{folder}/config.json", b"{}")
+    storage.write_bytes(f"{folder}/model.safetensors", WEIGHTS)
     return commit(folder, "train")
 
 
@@ -101,6 +105,7 @@ def add_evaluation(
     recipe: str = "",
     seed: int = 0,
     is_of_this_run: bool = True,
+    weights: bytes = WEIGHTS,
 ) -> None:
     folder = f"{config.run.output_dir}/evaluations/{name}"
     tokens = [*map(ord, generation), EOS, EOS, EOS]
@@ -149,7 +154,12 @@ def add_evaluation(
         "tasks": {"sudoku": values},
     }
     storage.write_json(f"{folder}/metrics.json", metrics)
-    inputs = {"items_sudoku": artifacts.fingerprint("held-out")}
+    contents = {"config.json": b"{}", "model.safetensors": weights}
+    checksums = {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()}
+    inputs = {
+        "items_sudoku": artifacts.fingerprint("held-out"),
+        "weights": artifacts.weights_identity(checksums),
+    }
     commit(folder, "evaluate", num_rows=len(rows), inputs=inputs, facts={"seconds": 3.0})
 
 
@@ -299,11 +309,17 @@ def test_report_leaves_out_evaluations_of_a_checkpoint_that_was_trained_anew(
     manifest = add_checkpoint(config, "weft")
     add_evaluation(config, "weft", [True, False], recipe=manifest.recipe)
     add_evaluation(config, "weft-again", [True], checkpoint="weft", recipe="another")
+    # The same recipe on another machine may come to other weights.
+    again = {"checkpoint": "weft", "recipe": manifest.recipe}
+    add_evaluation(config, "weft-repeated", [True], weights=b"former", **again)
     # A checkpoint of that name from elsewhere is another one.
     add_evaluation(config, "foreign", [True], checkpoint="weft", recipe="x", is_of_this_run=False)
     found = read_run(config)
     assert [e.name for e in found.evaluations] == ["foreign", "weft"]
-    assert found.unfinished == ["evaluations/weft-again (its checkpoint was trained anew since)"]
+    assert found.unfinished == [
+        f"evaluations/weft-{name} (its checkpoint was trained anew since)"
+        for name in ("again", "repeated")
+    ]
 
 
 def test_report_takes_seeds_together(config: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
