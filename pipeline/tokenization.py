@@ -1,5 +1,6 @@
 """From a prompt and a response in text to token ids, with an exact boundary between the two."""
 
+import functools
 import hashlib
 import json
 from dataclasses import dataclass
@@ -44,9 +45,10 @@ def _in_template(tokenizer: Any, turns: list[dict[str, str]], *, for_answer: boo
     import jinja2
 
     try:
-        return str(
-            tokenizer.apply_chat_template(turns, add_generation_prompt=for_answer, tokenize=False)
+        text = tokenizer.apply_chat_template(
+            turns, add_generation_prompt=for_answer, tokenize=False
         )
+        return str(text if isinstance(text, str) else text[0])
     except (ValueError, TypeError, jinja2.TemplateError) as error:
         reason = str(error).split(". ")[0]
         raise CheckpointError(
@@ -94,7 +96,20 @@ def _conversation(tokenizer: Any, prompt: str, response: str, is_chat: bool) -> 
     if not is_chat:
         return prompt + response
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-    return _in_template(tokenizer, turns, for_answer=False)
+    text = _in_template(tokenizer, turns, for_answer=False)
+    return text.removesuffix(_constant_header(tokenizer))
+
+
+@functools.lru_cache(maxsize=4)
+def _constant_header(tokenizer: Any) -> str:
+    """The answer's header where a template ends with it unasked, as LLaDA's does; else nothing."""
+    turn = [{"role": "user", "content": "1"}]
+    unasked, asked = (_in_template(tokenizer, turn, for_answer=asked) for asked in (False, True))
+    if unasked != asked:
+        return ""
+    # A batch of one conversation without a turn: only what stands behind all turns is left.
+    empty: list[Any] = [[]]
+    return _in_template(tokenizer, empty, for_answer=False)
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

@@ -1,5 +1,7 @@
 """From text to ids: the boundary between prompt and response, what is refused, what is cut."""
 
+import copy
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +32,7 @@ class JoiningTokenizer:
     eos_token, eos_token_id, mask_token_id = "\0", 0, 1
 
     def apply_chat_template(self, turns, *, tokenize, add_generation_prompt=False):
-        return "".join(turn["content"] for turn in turns)
+        return "".join(turn["content"] for turn in turns if turn)
 
     def __call__(self, text, *, add_special_tokens):
         merged = text.replace("ab", "\x02")
@@ -39,6 +41,20 @@ class JoiningTokenizer:
 
 def test_encode_puts_each_turn_where_the_chat_template_has_it():
     assert encoded("1+2", "3") == Encoded([USER, *ids("1+2"), ASSISTANT], [*ids("3"), EOS])
+
+
+def test_a_template_that_always_ends_with_the_answers_header_teaches_no_second_one():
+    # As LLaDA's own: it heeds no add_generation_prompt.
+    tokenizer = copy.deepcopy(TOKENIZER)
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] | trim"
+        " + '<|system|>' }}{% endfor %}{{ '<|assistant|>' }}"
+    )
+    (end_of_turn,) = ids("<|system|>")
+    found = encode(tokenizer, "1+2", "3", max_length=100, too_long="reject")
+    head = [USER, *ids("1+2"), end_of_turn, ASSISTANT]
+    assert found == Encoded(head, [*ids("3"), end_of_turn, EOS])
+    assert prompt_ids(tokenizer, "1+2") == head
 
 
 def test_encode_without_a_prompt_is_plain_text():

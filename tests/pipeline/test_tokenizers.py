@@ -33,6 +33,16 @@ def test_ids_of_the_model_must_be_the_tokenizers(checkpoint: Path, name: str) ->
         open_tokenizer_at(str(checkpoint))
 
 
+def test_a_mask_token_that_only_the_model_names_is_taken_from_it(checkpoint: Path) -> None:
+    path = checkpoint / "tokenizer_config.json"
+    values = json.loads(path.read_text())
+    name = values.pop("mask_token")
+    path.write_text(json.dumps(values))
+    tokenizer, whole = open_tokenizer_at(str(checkpoint)), open_tokenizer_at("tiny")
+    assert (tokenizer.mask_token, tokenizer.mask_token_id) == (name, whole.mask_token_id)
+    assert tokenizer(f"1{name}")["input_ids"] == whole(f"1{name}")["input_ids"]
+
+
 def test_every_token_needs_an_embedding(checkpoint: Path) -> None:
     change_json(checkpoint / "config.json", embedding_size=64, vocab_size=64)
     with pytest.raises(CheckpointError, match="tokens, got embedding_size 64"):

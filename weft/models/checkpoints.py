@@ -100,11 +100,19 @@ def save_denoiser(denoiser: Denoiser, folder: str | Path) -> None:
 
 
 def load_tokenizer(path: str) -> Any:
-    """The fast tokenizer beside the checkpoint at ``path``; OSError or ValueError without one."""
+    """The fast tokenizer beside the checkpoint at ``path``; OSError or ValueError without one.
+
+    Where it names no mask token, as the published LLaDA's, the one of ``config.json`` is taken.
+    """
     from transformers import PreTrainedTokenizerFast
 
     # The generic class reads tokenizer.json and the chat template of any family without its code.
-    return PreTrainedTokenizerFast.from_pretrained(str(resolve_checkpoint(path)))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(resolve_checkpoint(path)))
+    if tokenizer.mask_token is None:
+        tokenizer.mask_token = tokenizer.convert_ids_to_tokens(
+            read_architecture(path)["mask_token_id"]
+        )
+    return tokenizer
 
 
 def _with_buffers(denoiser: LladaDenoiser) -> LladaDenoiser:
