@@ -70,6 +70,7 @@ def describe(config: RunConfig) -> str:
     section = config.evaluate
     checkpoint = resolve_checkpoint_name(config)
     items = {task: load_items(section, task) for task in section.tasks}
+    _check_context(config, checkpoint, items)
     passes = section.steps * (2 if section.cfg_scale > 0 else 1)
     canvas = section.batch_size * (section.gen_length + _longest_prompt(config, checkpoint, items))
     tasks = ", ".join(f"{task} ({len(problems)} items)" for task, problems in items.items())

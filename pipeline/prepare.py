@@ -79,13 +79,15 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
         duplicates = _drop_duplicates(folder, shards)
     manifest = _manifest(folder, wanted, shards, duplicates, time.monotonic() - started)
     artifacts.commit(folder, manifest)
-    print(f"prepare: {manifest.num_rows} examples, rejected {manifest.rejected} -> {folder}")
+    counts_of_rows = f"rejected {manifest.rejected}, truncated {manifest.facts['num_truncated']}"
+    print(f"prepare: {manifest.num_rows} examples, {counts_of_rows} -> {folder}")
 
 
 def describe(config: RunConfig) -> str:
     """What ``run`` would do, for ``--dry-run``."""
     from pipeline.train.estimate import mib
 
+    check_context(config.model.path, config.data.max_length, "data.max_length")
     counts = [count_rows(source) for source in config.data.sources]
     shards = plan_shards(counts, config.data.num_shards)
     rows = max(sum(piece.stop - piece.start for piece in shard) for shard in shards)

@@ -41,12 +41,7 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
     folders = layout(config)
     prepared = require_prepared(config)
     artifacts.verify_files(folders.prepared, prepared)
-    check_context(
-        config.reference.checkpoint or config.model.path,
-        config.data.max_length + config.reference.tail,
-        "data.max_length and reference.tail",
-    )
-    check_tokenizer(config)
+    _check_model(config)
     wanted = wanted_manifest(config, prepared)
     folder = folders.entropies
     if artifacts.is_done(folder, wanted, overwrite=overwrite):
@@ -70,6 +65,7 @@ def describe(config: RunConfig) -> str:
     """What ``run`` would do, for ``--dry-run``."""
     from pipeline.train.estimate import count_examples, describe_inference
 
+    _check_model(config)
     section = config.reference
     passes = section.num_levels if section.estimator == "expected" else 1
     num_examples, origin = count_examples(config)
@@ -83,6 +79,15 @@ def describe(config: RunConfig) -> str:
         f"forward passes an example, {section.num_actors} actors, {section.batch_tokens} tokens a "
         f"batch -> {layout(config).entropies}\n{memory}"
     )
+
+
+def _check_model(config: RunConfig) -> None:
+    check_context(
+        config.reference.checkpoint or config.model.path,
+        config.data.max_length + config.reference.tail,
+        "data.max_length and reference.tail",
+    )
+    check_tokenizer(config)
 
 
 def wanted_manifest(config: RunConfig, prepared: Manifest) -> Manifest:

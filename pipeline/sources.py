@@ -140,7 +140,8 @@ def _read_jsonl(source: SourceSection, start: int, stop: int) -> Iterator[Row]:
 
 def _parse(source: SourceSection, number: int, line: str) -> Row:
     def refuse(reason: str, detail: str) -> Row:
-        return Row(source_name(source), number, reason=reason, detail=detail, line=line)
+        text = line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        return Row(source_name(source), number, reason=reason, detail=detail, line=text)
 
     try:
         values = json.loads(line)
@@ -155,17 +156,18 @@ def _parse(source: SourceSection, number: int, line: str) -> Row:
             got = "nothing" if value is None else type(value).__name__
             return refuse("malformed_row", f"column {column!r}: wanted a string, got {got}")
         if any("\ud800" <= character <= "\udfff" for character in value):
-            return refuse("malformed_row", f"column {column!r}: half of a surrogate pair")
+            what = "half of a surrogate pair, or bytes that are no UTF-8"
+            return refuse("malformed_row", f"column {column!r}: {what}")
     return Row(source_name(source), number, prompt=str(prompt), response=str(response))
 
 
 def _lines(path: str) -> Iterator[str]:
-    """Text lines of ``path``; bytes that are no UTF-8 become U+FFFD and fail as JSON or stay."""
+    """Text lines of ``path``; bytes that are no UTF-8 become lone surrogates."""
     try:
         content: Any = storage.open_binary(path)
         with content as raw:
             unpacked = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
-            yield from io.TextIOWrapper(unpacked, encoding="utf-8", errors="replace")
+            yield from io.TextIOWrapper(unpacked, encoding="utf-8", errors="surrogateescape")
     except (OSError, EOFError, zlib.error, ArtifactError) as error:
         raise DataError(_unreadable(path, error)) from error
 

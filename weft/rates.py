@@ -15,6 +15,8 @@ class Rates:
 
     relative: Tensor
     """[B, L] float32 >= 0; 1 where the formula does not apply (prompt, padding, tail ``one``)."""
+    num_rated: Tensor
+    """[] int64, tokens whose rate comes from their entropy; only these can be clamped."""
     num_clamped_low: Tensor
     """[] int64, tokens raised to ``rate_min``."""
     num_clamped_high: Tensor
@@ -58,7 +60,7 @@ def relative_rates(
     if method.gamma == 0:
         # beta_i = beta_ref = 1 by definition; the entropies may even be unknown.
         none = torch.zeros((), dtype=torch.int64, device=entropy.device)
-        return Rates(ones, none, none)
+        return Rates(ones, none, none, none)
     follows = is_maskable & ~is_tail if method.tail == "one" else is_maskable
     betas = token_betas(torch.where(follows, entropy.float(), 0.0), method.gamma)
     betas = torch.where(follows, betas, 0.0)
@@ -68,6 +70,7 @@ def relative_rates(
     clamped = raw.clamp(method.rate_min, method.rate_max)
     return Rates(
         relative=torch.where(applies, clamped, ones),
+        num_rated=applies.sum(),
         num_clamped_low=(applies & (raw < method.rate_min)).sum(),
         num_clamped_high=(applies & (raw > method.rate_max)).sum(),
     )

@@ -33,9 +33,9 @@ class StepSums:
         """Everything, detached, by name; scalars unless they start with ``bin_``.
 
         ``loss_sum``, ``normalizer_count``; ``nll_sum`` (nats, masked tokens, unweighted),
-        ``num_masked``, ``num_maskable``, ``num_tokens`` (padding excluded), ``num_sequences``,
-        ``num_clamped`` (= ``num_clamped_low`` + ``num_clamped_high``), ``rate_sum`` (maskable
-        tokens); ``bin_nll_sum`` and ``bin_num_masked`` [10] by noise level of the sequence.
+        ``num_masked``, ``num_maskable``, ``num_tokens`` (padding excluded), ``num_rated`` (rates
+        from entropies), ``num_clamped`` (of these); ``bin_nll_sum`` and ``bin_num_masked`` [10] by
+        noise level of the sequence.
         """
         return {
             "loss_sum": self.loss_sum.detach(),
@@ -132,11 +132,8 @@ def _metrics(batch: Batch, rates: Rates, is_masked: Tensor, nll: Tensor) -> dict
         "num_masked": is_masked.sum(),
         "num_maskable": batch.is_maskable.sum(),
         "num_tokens": batch.attention_mask.sum(),
-        "num_sequences": torch.tensor(len(batch.example_ids), device=nll.device),
+        "num_rated": rates.num_rated,
         "num_clamped": rates.num_clamped_low + rates.num_clamped_high,
-        "num_clamped_low": rates.num_clamped_low,
-        "num_clamped_high": rates.num_clamped_high,
-        "rate_sum": rates.relative[batch.is_maskable].sum(),
         "bin_nll_sum": nll.new_zeros(NUM_BINS).index_add(0, bin_of_row, nll),
         "bin_num_masked": torch.bincount(bin_of_row, minlength=NUM_BINS),
     }

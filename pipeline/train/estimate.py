@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from pipeline import artifacts
 from pipeline.config import RunConfig
-from pipeline.errors import ArtifactError, CheckpointError
+from pipeline.errors import CheckpointError
+from pipeline.layout import layout
 from pipeline.prepare import require_prepared
 from pipeline.sources import count_rows
 from pipeline.train.plan import num_steps_of_epoch, total_steps
@@ -118,10 +120,9 @@ def training_bytes(size: ModelSize, config: RunConfig) -> dict[str, int]:
 
 def count_examples(config: RunConfig) -> tuple[int, str]:
     """How many examples there are, and where that is known from."""
-    try:
-        return require_prepared(config).num_rows, "prepared"
-    except ArtifactError:
+    if artifacts.read_manifest(layout(config).prepared) is None:
         return sum(count_rows(source) for source in config.data.sources), "before preparing"
+    return require_prepared(config).num_rows, "prepared"
 
 
 def mib(num_bytes: int) -> str:

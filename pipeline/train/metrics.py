@@ -20,6 +20,7 @@ def add_sums(first: MetricSums, second: MetricSums) -> MetricSums:
 def summarize(sums: MetricSums, seconds: float) -> dict[str, float]:
     """Loss, loss by noise-level bin, mask fraction, clamp rate and tokens per second.
 
+    ``clamp_rate`` is the clamped share of the tokens whose rates come from entropies;
     ``loss`` is the normalised objective; ``nll_bin_k`` the mean negative log-likelihood (nats) of
     the masked tokens of sequences whose noise level lies in the k-th tenth of (0, 1).
     """
@@ -28,7 +29,7 @@ def summarize(sums: MetricSums, seconds: float) -> dict[str, float]:
         "loss": _ratio(scalars["loss_sum"], scalars["normalizer_count"]),
         "nll": _ratio(scalars["nll_sum"], scalars["num_masked"]),
         "mask_fraction": scalars["num_masked"] / scalars["num_maskable"],
-        "clamp_rate": scalars["num_clamped"] / scalars["num_maskable"],
+        "clamp_rate": _ratio(scalars["num_clamped"], scalars["num_rated"]),
         "tokens_per_second": _ratio(scalars["num_tokens"], seconds),
         "tokens": scalars["num_tokens"],
         "seconds": seconds,

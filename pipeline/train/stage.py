@@ -50,8 +50,9 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
 
 def describe(config: RunConfig) -> str:
     """Steps and a memory estimate, for ``--dry-run``."""
-    from pipeline.train.estimate import describe_training
+    from pipeline.train.estimate import count_examples, describe_training
 
+    _check_can_train(config, count_examples(config)[0])
     return describe_training(config)
 
 

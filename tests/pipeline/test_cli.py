@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli
+from pipeline import artifacts, cli
+from pipeline.artifacts import Manifest
 from pipeline.config import RunConfig
 from pipeline.config_file import parse_config
 from pipeline.errors import ArtifactError, ConfigError
@@ -210,6 +211,34 @@ def test_dry_run_reports_user_errors_as_well(config_file, capsys):
     arguments = ["--config", config_file, "--dry-run", "--model.path", "no-such-model"]
     assert cli.run_job("train", arguments) == 2
     assert_one_line_of_error(capsys, "no-such-model: wanted a checkpoint folder")
+
+
+@pytest.mark.parametrize(
+    ("job", "option", "value", "message"),
+    [
+        ("prepare", "data.max_length", "4096", "data.max_length: wanted at most the"),
+        ("reference", "reference.tail", "4096", "data.max_length and reference.tail: wanted at"),
+        ("train", "data.max_length", "4096", "data.max_length: wanted at most the"),
+        ("train", "train.warmup_steps", "5000", "train.warmup_steps: wanted fewer than the"),
+        ("train", "train.num_workers", "5000", "train.num_workers"),
+        ("evaluate", "evaluate.gen_length", "4096", "evaluate.gen_length 4096 behind the longest"),
+    ],
+)
+def test_dry_run_refuses_what_the_run_refuses(job, option, value, message, config_file, capsys):
+    arguments = ["--config", config_file, f"--{option.replace('_', '-')}", value, "--dry-run"]
+    if job == "evaluate":
+        arguments += ["--evaluate.block-length", value, "--evaluate.steps", value]
+    assert cli.run_job(job, arguments) == 2
+    assert_one_line_of_error(capsys, message)
+
+
+def test_dry_run_refuses_data_of_another_configuration(config_file, tmp_path, capsys):
+    folder = str(tmp_path / "run" / "prepared")
+    artifacts.commit(folder, Manifest(stage="prepare", config={}, inputs={}, num_rows=3))
+    arguments = ["--config", config_file, "--run.output-dir", str(tmp_path / "run"), "--dry-run"]
+    for job in ("reference", "train"):
+        assert cli.run_job(job, arguments) == 2
+        assert_one_line_of_error(capsys, "was prepared with data.")
 
 
 @pytest.mark.parametrize("job", JOBS)

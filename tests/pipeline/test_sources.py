@@ -87,16 +87,17 @@ def test_lines_that_are_no_example_keep_their_number_and_the_reason(tmp_path, li
     assert second.line.rstrip("\n") == line.decode()
 
 
-def test_lines_end_at_line_feeds_and_bytes_that_are_no_utf8_are_replaced(tmp_path):
+def test_lines_end_at_line_feeds_and_bytes_that_are_no_utf8_are_refused(tmp_path):
     source = write_lines(
         tmp_path / "odd.jsonl",
         '{"prompt": "a\u2028b", "response": "é😀"}'.encode() + b"\r",
         b'{"prompt": "p", "response": "\xff"}',
     )
-    assert [(row.prompt, row.response) for row in rows_of(source)] == [
-        ("a\u2028b", "é😀"),
-        ("p", "\ufffd"),
-    ]
+    good, bad = rows_of(source)
+    assert (good.prompt, good.response) == ("a\u2028b", "é😀")
+    assert (bad.reason, bad.position) == ("malformed_row", 2)
+    assert "bytes that are no UTF-8" in bad.detail
+    assert bad.line.rstrip() == '{"prompt": "p", "response": "\ufffd"}'
 
 
 def test_a_gzipped_file_reads_like_a_plain_one(numbered, tmp_path):

@@ -77,6 +77,7 @@ def test_clamps_bite_and_are_counted():
     assert torch.allclose(result.relative, torch.tensor(expected))
     assert int(result.num_clamped_low) == 2
     assert int(result.num_clamped_high) == 2
+    assert int(result.num_rated) == int((IS_MASKABLE & ~IS_TAIL).sum())
 
 
 @pytest.mark.parametrize("scope", ["sequence", "batch", "dataset"])
@@ -85,7 +86,7 @@ def test_gamma_zero_gives_exactly_ones_without_any_entropy(scope, tail):
     method = MethodConfig(gamma=0, beta_ref=scope, tail=tail)
     result = rates(method, torch.full_like(ENTROPY, math.nan))
     assert torch.equal(result.relative, torch.ones_like(ENTROPY))
-    assert int(result.num_clamped_low + result.num_clamped_high) == 0
+    assert int(result.num_clamped_low + result.num_clamped_high + result.num_rated) == 0
 
 
 def test_equal_entropies_give_one_within_rounding():

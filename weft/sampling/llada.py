@@ -89,6 +89,7 @@ def generate(
             step += 1
     nfe = steps * (2 if cfg_scale > 0 else 1)
     tokens = canvas.ids.gather(1, canvas.columns(0, gen_length))
+    unmask_step[tokens == denoiser.mask_token_id] = -1
     return Generation(tokens.cpu(), unmask_step.cpu(), nfe)
 
 

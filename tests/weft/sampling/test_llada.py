@@ -1,3 +1,4 @@
+import copy
 import json
 
 import pytest
@@ -49,6 +50,18 @@ def test_generate_gives_the_same_tokens_alone_and_in_any_batch(denoiser, setting
         alone = generate(denoiser, [prompt], generators=generators(row + 1), **common)
         assert torch.equal(alone.tokens[0], together.tokens[row])
         assert torch.equal(alone.unmask_step[0], together.unmask_step[row])
+
+
+def test_tokens_that_stay_masked_were_never_unmasked(denoiser):
+    stubborn = copy.deepcopy(denoiser)
+    with torch.no_grad():
+        # Whatever the input, the mask token has the largest logit or, negated, the smallest.
+        stubborn.ff_out.weight.zero_()
+        stubborn.ff_out.weight[stubborn.mask_token_id] = 1.0
+    found = generate(stubborn, [[5], [6, 7]], gen_length=8, block_length=4, steps=4)
+    is_masked = found.tokens == stubborn.mask_token_id
+    assert is_masked.any()
+    assert torch.equal(found.unmask_step == -1, is_masked)
 
 
 def test_generate_commits_an_even_share_of_each_block_at_every_step(denoiser):
