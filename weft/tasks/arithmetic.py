@@ -9,7 +9,7 @@ _HELD_OUT_SHARE = 20
 """One pair in so many is never part of any generated text."""
 _LARGEST_SUM_OPERAND = 200
 _LARGEST_TABLE = 12
-_OPERATOR_SHARES = (0.2, 0.2, 0.6)
+_OPERATOR_SHARES = (0.2, 0.4, 0.4)
 """Of ``+ - *``: products are few, but each has to be learned by itself."""
 
 
