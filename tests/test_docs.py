@@ -37,10 +37,10 @@ def commands(page):
 
 
 def job_commands():
-    """(page, job, its arguments); a shell variable stands for some seed, so it is read as 0."""
+    """(page, job, its arguments); a shell variable stands for some number, so it is read as 1."""
     for page in PAGES:
         for words in commands(page):
-            words = [re.sub(r"\$\{?\w+\}?", "0", word) for word in words]
+            words = [re.sub(r"\$\{?\w+\}?", "1", word) for word in words]
             for place, word in enumerate(words):
                 if re.fullmatch(r"jobs/\w+\.py", word) and words[place - 1] == "python":
                     yield pytest.param(word, words[place + 1 :], id=f"{page.name}: {word}")
