@@ -1,0 +1,67 @@
+"""Where Countdown traces go wrong: ``python scripts/countdown_faults.py EVALUATION_FOLDER ...``.
+
+Of each evaluation's Countdown generations: how many equations are true, how many outcomes have the
+right mark, and of the items that were not solved the first thing that is wrong with them.
+"""
+
+import operator
+import re
+import sys
+from collections import Counter
+from typing import Any
+
+from pipeline.evaluate import read_rows
+from pipeline.tables import text_table
+
+_EQUATION = re.compile(r"(\d+) *([-+*/]) *(\d+) *= *(\d+)(?: (ok|no))?")
+_OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+_SOLVED = "solved"
+_FAULTS = ("no answer", "false equation", "wrong mark", "target not reached", "wrong expression")
+COLUMNS = ("evaluation", "items", "equations true", "marks right", _SOLVED, *_FAULTS)
+
+
+def _is_true(left: str, sign: str, right: str, result: str) -> bool:
+    if sign == "/" and int(right) == 0:
+        return False
+    return bool(_OPERATORS[sign](int(left), int(right)) == int(result))
+
+
+def faults(rows: list[dict[str, Any]]) -> tuple[Counter[str], Counter[bool], Counter[bool]]:
+    """Items by their first fault, equations by their truth, marks by whether they are right."""
+    kinds: Counter[str] = Counter()
+    equations: Counter[bool] = Counter()
+    marks: Counter[bool] = Counter()
+    for row in rows:
+        target = int(row["prompt"].rpartition("=")[2])
+        reasoning = row["generation"].partition("</reasoning>")[0]
+        found = [match.groups() for match in _EQUATION.finditer(reasoning)]
+        truths = [_is_true(*parts[:4]) for parts in found]
+        rights = [(int(p[3]) == target) == (p[4] == "ok") for p in found if p[4]]
+        equations.update(truths)
+        marks.update(rights)
+        is_reached = any(int(parts[3]) == target for parts in found)
+        checks = (row["extracted"], all(truths), all(rights), is_reached, row["correct"])
+        first = next((f for f, ok in zip(_FAULTS, checks, strict=True) if not ok), _FAULTS[-1])
+        kinds[_SOLVED if row["correct"] else first] += 1
+    return kinds, equations, marks
+
+
+def _share(counts: Counter[bool]) -> str:
+    total = counts[True] + counts[False]
+    return f"{counts[True] / total:.1%} of {total}" if total else "none"
+
+
+def main(folders: list[str]) -> None:
+    """Print one row an evaluation."""
+    table = []
+    for folder in folders:
+        rows = [row for row in read_rows(folder) if row["task"] == "countdown"]
+        kinds, equations, marks = faults(rows)
+        shares = [f"{kinds[kind] / len(rows):.1%}" for kind in (_SOLVED, *_FAULTS)]
+        name = folder.rstrip("/").rpartition("/")[2]
+        table.append((name, str(len(rows)), _share(equations), _share(marks), *shares))
+    print(text_table(COLUMNS, table))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
