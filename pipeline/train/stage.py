@@ -28,8 +28,8 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
         print(f"train: {folder} is already finished; --overwrite repeats it")
         return
     if not overwrite:
-        artifacts.require_replaceable(folder)
         _refuse_other_state(folder, wanted.recipe)
+        artifacts.require_replaceable(folder)
     started = time.monotonic()
     num_workers = config.train.num_workers
     gpus = num_workers if config.train.use_gpu else 0

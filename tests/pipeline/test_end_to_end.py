@@ -212,6 +212,17 @@ def test_entropies_of_another_model_or_chat_template_are_refused(
     assert "entropies: made with chat template" in capsys.readouterr().err
 
 
+def test_a_folder_that_no_training_wrote_is_spared(
+    finished: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = finished / "checkpoints" / "mine" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"mine")
+    assert job("train", config, "--train.name", "mine") == 2
+    assert "got model.safetensors, which no stage wrote" in capsys.readouterr().err
+    assert weights.read_bytes() == b"mine"
+
+
 def test_the_unfinished_state_of_another_configuration_is_refused(
     finished: Path, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

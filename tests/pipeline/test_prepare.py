@@ -182,7 +182,7 @@ def test_equal_responses_to_other_prompts_are_no_duplicates(configure, in_this_p
 
 def test_repeated_pretraining_text_is_kept(configure, in_this_process):
     sources = (SourceSection(kind="pretraining", count=1200),)
-    config = configure([], sources=sources, max_length=192)
+    config = configure([], sources=sources, max_length=256)
     prepare.run(config)
     manifest, accepted, _ = read_prepared(config)
     texts = Counter((tuple(r["prompt_ids"]), tuple(r["response_ids"])) for r in accepted)

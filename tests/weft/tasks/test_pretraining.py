@@ -155,7 +155,7 @@ def test_lookups_ask_for_the_equation_of_a_result() -> None:
 
 
 def test_checks_mark_what_is_the_same() -> None:
-    lines = [_last_line(d) for d in _documents(1000)]
+    lines = [_last_line(d) for d in _documents(2000)]
     checks = [re.fullmatch(r"(\d+): ([\d ]+) =([a-z ]+)", line) for line in lines]
     found = [check.groups() for check in checks if check]
     assert len(found) > 40
