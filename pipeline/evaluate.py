@@ -70,9 +70,9 @@ def describe(config: RunConfig) -> str:
     section = config.evaluate
     checkpoint = resolve_checkpoint_name(config)
     items = {task: load_items(section, task) for task in section.tasks}
-    _check_context(config, checkpoint, items)
+    longest = _check_context(config, checkpoint, items)
     passes = section.steps * (2 if section.cfg_scale > 0 else 1)
-    canvas = section.batch_size * (section.gen_length + _longest_prompt(config, checkpoint, items))
+    canvas = section.batch_size * (section.gen_length + longest)
     tasks = ", ".join(f"{task} ({len(problems)} items)" for task, problems in items.items())
     return (
         f"evaluate: {tasks}, {passes} forward passes an item, {section.batch_size} items a batch, "
@@ -108,13 +108,15 @@ def evaluation_name(config: RunConfig) -> str:
     return f"{name}-{PurePosixPath(section.data_dir).name}" if section.data_dir else name
 
 
-def _check_context(config: RunConfig, checkpoint: str, items: dict[str, list[Any]]) -> None:
+def _check_context(config: RunConfig, checkpoint: str, items: dict[str, list[Any]]) -> int:
+    """Tokens of the longest prompt, refused where a response no longer fits behind it."""
     longest, section = _longest_prompt(config, checkpoint, items), config.evaluate
     check_context(
         checkpoint,
         longest + section.gen_length,
         f"evaluate.gen_length {section.gen_length} behind the longest prompt of {longest}",
     )
+    return longest
 
 
 def _longest_prompt(config: RunConfig, checkpoint: str, items: dict[str, list[Any]]) -> int:

@@ -76,10 +76,9 @@ def _memory(what: str, size: ModelSize, parts: dict[str, int]) -> str:
     return "\n".join(lines)
 
 
-def describe_training(config: RunConfig) -> str:
-    """Steps and memory of one worker, part by part."""
+def describe_training(config: RunConfig, num_examples: int, origin: str) -> str:
+    """Steps and memory of one worker, part by part; see ``count_examples``."""
     size = model_size(config.model.path)
-    num_examples, origin = count_examples(config)
     train = config.train
     per_epoch = num_steps_of_epoch(num_examples, train.batch_size)
     steps = total_steps(per_epoch, train.epochs, train.max_steps)

@@ -52,8 +52,9 @@ def describe(config: RunConfig) -> str:
     """Steps and a memory estimate, for ``--dry-run``."""
     from pipeline.train.estimate import count_examples, describe_training
 
-    _check_can_train(config, count_examples(config)[0])
-    return describe_training(config)
+    num_examples, origin = count_examples(config)
+    _check_can_train(config, num_examples)
+    return describe_training(config, num_examples, origin)
 
 
 def uses_entropies(config: RunConfig) -> bool:

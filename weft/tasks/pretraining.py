@@ -2,9 +2,9 @@
 
 It teaches skills, not tasks: arithmetic in several steps, what a grid's rows leave possible, how to
 write it down, and to answer in the form of a chat, at length. No prompt of a task occurs in it, and
-nothing has to be searched: what is tried is given, and grids are filled from their candidates.
-A document that contains a problem which a task could ask says so, and those of evaluation sets can
-be kept out.
+nothing has to be searched: what leads to a value is named, and grids are filled from their
+candidates. A document that contains a problem which a task could ask says so, and those of
+evaluation sets can be kept out.
 """
 
 import itertools
@@ -16,13 +16,7 @@ import numpy as np
 from weft.tasks import countdown, sudoku
 from weft.tasks.arithmetic import aligned, equation, is_held_out, is_small_product, operands
 from weft.tasks.base import Problem
-from weft.tasks.chains import (
-    Chain,
-    further_chains,
-    random_numbers,
-    some_chain,
-    some_outcome,
-)
+from weft.tasks.chains import Chain, further_chains, random_numbers, some_chain, some_outcome
 
 _LIST_CHARACTERS = 60
 _FEW_BLANKS = 6
