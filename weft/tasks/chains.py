@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from weft.tasks import countdown
 from weft.tasks.arithmetic import is_held_out, is_small_product, operands
 from weft.tasks.base import Problem
 
@@ -29,7 +28,7 @@ class Chain:
     def checked(self, target: int) -> str:
         """The text, each outcome marked: ``100-30=70 93+70=163 no 93-70=23 ok``."""
         first, *others = self.equations
-        marks = (countdown.mark(int(other.rpartition("=")[2]), target) for other in others)
+        marks = (mark(int(other.rpartition("=")[2]), target) for other in others)
         return " ".join([first, *itertools.chain(*zip(others, marks, strict=True))])
 
     def problem(self, value: int) -> Problem:
@@ -40,6 +39,11 @@ class Chain:
     def problems(self) -> tuple[Problem, ...]:
         """The problems of all outcomes."""
         return tuple(self.problem(value) for value in self.outcomes)
+
+
+def mark(value: int, target: int) -> str:
+    """``ok`` where ``value`` is the target, else ``no``."""
+    return "ok" if value == target else "no"
 
 
 def chain_of(numbers: tuple[int, int, int], operator: str, outer: str) -> Chain | None:

@@ -11,16 +11,9 @@ import numpy as np
 
 NUM_NUMBERS = 3
 LARGEST = 100
-MAX_TRACE_CHARACTERS = 143
 _OPERATOR_SHARES = (0.45, 0.45, 0.05, 0.05)
-_STAGES = (
-    ("+-", "+-", 2 * LARGEST),
-    ("*/", "+-", 2 * LARGEST),
-    ("+-", "*/", 2 * LARGEST),
-    ("*/", "*/", LARGEST**2),
-)
-"""Of a search: operators of the pair, operators after it, largest result of the pair."""
-_LINES_OF_SUMS = 2
+_STAGES = (("+-", "+-"), ("*/", "+-"), ("+-", "*/"), ("*/", "*/"))
+"""Of a search: operators of the pair, and operators after it."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +49,6 @@ def combine(first: Term, second: Term, operator: str) -> Term | None:
     return Term(f"{first.operand}{operator}{second.operand}", value)
 
 
-def mark(value: int, target: int) -> str:
-    """``ok`` where ``value`` is the target, else ``no``."""
-    return "ok" if value == target else "no"
-
-
 def _number(value: int) -> Term:
     return Term(f"{value:>3}", value)
 
@@ -68,14 +56,10 @@ def _number(value: int) -> Term:
 def generate_problem(rng: np.random.Generator) -> tuple[tuple[int, ...], int]:
     """``(numbers, target)``: a random expression whose value lies in 1..100, its numbers shuffled.
 
-    About nine in ten need additions and subtractions alone, as in d1's test file. Only problems
-    whose trace has at most ``MAX_TRACE_CHARACTERS`` characters.
+    About nine in ten need additions and subtractions alone, as in d1's test file.
     """
-    while True:
-        inner, outer = (str(o) for o in rng.choice(list("+-*/"), size=2, p=_OPERATOR_SHARES))
-        numbers, target = _numbers_for(inner, outer, rng)
-        if len(solution_trace(numbers, target)[0]) <= MAX_TRACE_CHARACTERS:
-            return numbers, target
+    inner, outer = (str(o) for o in rng.choice(list("+-*/"), size=2, p=_OPERATOR_SHARES))
+    return _numbers_for(inner, outer, rng)
 
 
 def _numbers_for(inner: str, outer: str, rng: np.random.Generator) -> tuple[tuple[int, ...], int]:
@@ -91,50 +75,47 @@ def _numbers_for(inner: str, outer: str, rng: np.random.Generator) -> tuple[tupl
 def solution_trace(numbers: tuple[int, ...], target: int) -> tuple[str, str]:
     """``(trace, expression)`` of a search that joins two numbers and then the third.
 
-    A line is a guess: what a pair makes, and what that makes with the number left over, the larger
-    operand first, each checked against the target:
-    ``100- 30= 70  93+ 70=163 no  93- 70= 23 ok``. The sum and the difference of one pair come first
-    and are always both there: what sums and differences reach from one pair, they reach from each.
-    Where they are a dead end, products and quotients follow, pair by pair up to the first that
-    leads to the target, the large products last. The last line is the expression:
-    `` 23= 93-(100- 30)``. Raises ValueError when the problem has no solution.
+    Two lines are guesses: the sum and the difference of the two largest numbers, and what each
+    makes with the smallest, the larger operand first:
+    `` 93- 81= 12  39+ 12= 51  39- 12= 27``. What sums and differences reach from one pair, they
+    reach from each, so both lines may be a dead end only where products or quotients are needed.
+    Those are too many for a canvas: only the one that leads to the target is written, in the last
+    line, which is the expression and its value: `` 27= 39-( 93- 81)``.
+
+    Traces differ in digits and signs, and the rarer ones in where the brackets stand, not in
+    length or lines: a denoiser that fills a canvas in any order decides on those before it has
+    results that they could depend on. Raises ValueError when the problem has no solution.
     """
-    lines: list[str] = []
-    solution = None
-    for pair, leftover, operators in _guesses(numbers):
-        if len(lines) >= _LINES_OF_SUMS and solution:
-            break
-        outcomes = _outcomes(_number(pair.value), leftover, operators)
-        checked = [f"{term.equation} {mark(term.value, target)}" for term in outcomes]
-        lines.append(" ".join([pair.equation, *checked]))
-        if not solution and any(outcome.value == target for outcome in outcomes):
-            whole = _made([pair, leftover], operators)
-            solution = next(term.text for term in whole if term.value == target)
+    large, middle, small = (_number(n) for n in sorted(numbers, reverse=True))
+    expressions = _expressions(large, middle, small)
+    solution = next((term for term in expressions if term.value == target), None)
     if solution is None:
         raise ValueError(f"solution_trace: {numbers} cannot make {target}")
-    return "\n".join([*lines, f"{target:>3}={solution}"]), solution
+    lines = []
+    for pair in _made(large, middle, "+-"):
+        outcomes = _made(_number(pair.value), small, "+-")
+        lines.append(" ".join(term.equation for term in [pair, *outcomes]))
+    return "\n".join([*lines, f"{target:>3}={solution.text}"]), solution.text
 
 
-def _guesses(numbers: tuple[int, ...]) -> Iterator[tuple[Term, Term, str]]:
-    """Each pair's result, the number left over, and the operators to join the two with."""
-    for inner, outer, largest in _STAGES:
-        for place in reversed(range(NUM_NUMBERS)):
-            others = [_number(n) for k, n in enumerate(numbers) if k != place]
-            for pair in _made(others, inner):
-                if pair.value <= largest and _outcomes(pair, _number(numbers[place]), outer):
-                    yield pair, _number(numbers[place]), outer
-            if (inner, outer) == ("+-", "+-"):
-                break  # another pair would fail as well
+def _expressions(large: Term, middle: Term, small: Term) -> Iterator[Term]:
+    """All three joined, in the order of the search; of a sum, the pair stands first."""
+    choices = ((large, middle, small), (large, small, middle), (middle, small, large))
+    for inner, outer in _STAGES:
+        for first, second, leftover in choices:
+            for pair in _made(first, second, inner):
+                for operator in outer:
+                    sides = (pair, leftover) if operator == "+" else _larger_first(pair, leftover)
+                    term = combine(*sides, operator)
+                    if term is not None:
+                        yield term
 
 
-def _outcomes(pair: Term, leftover: Term, operators: str) -> list[Term]:
-    """What the two make, less what is too large to lead to a target; sums may be."""
-    made = _made([pair, leftover], operators)
-    return [term for term in made if "+" in operators or term.value <= 2 * LARGEST]
+def _larger_first(first: Term, second: Term) -> tuple[Term, Term]:
+    return (first, second) if first.value >= second.value else (second, first)
 
 
-def _made(terms: list[Term], operators: str) -> list[Term]:
+def _made(first: Term, second: Term, operators: str) -> list[Term]:
     """The terms that ``operators`` make of two, the larger first."""
-    large, small = sorted(terms, key=lambda term: -term.value)
-    made = (combine(large, small, operator) for operator in operators)
+    made = (combine(*_larger_first(first, second), operator) for operator in operators)
     return [term for term in made if term is not None]

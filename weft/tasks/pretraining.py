@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from weft.tasks import countdown, sudoku
+from weft.tasks import sudoku
 from weft.tasks.arithmetic import aligned, equation, is_held_out, is_small_product, operands
 from weft.tasks.base import Problem
-from weft.tasks.chains import Chain, further_chains, random_numbers, some_chain, some_outcome
+from weft.tasks.chains import Chain, further_chains, mark, random_numbers, some_chain, some_outcome
 
 _LIST_CHARACTERS = 60
 _FEW_BLANKS = 6
@@ -190,7 +190,7 @@ def _checks(rng: np.random.Generator) -> Document:
     others = [target + int(d) for d in rng.choice([-10, -1, 1, 10, 100], size=4) if target + d >= 0]
     others += [int(n) for n in rng.integers(0, 201, size=2)]
     picked = [target if rng.random() < 0.4 else int(rng.choice(others)) for _ in range(4)]
-    marks = " ".join(countdown.mark(number, target) for number in picked)
+    marks = " ".join(mark(number, target) for number in picked)
     return Document(f"{target}: {' '.join(map(str, picked))} =", marks)
 
 
