@@ -6,6 +6,7 @@ certain of EOS where a trace goes on gives that part the lowest rates.
 """
 
 import sys
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from pipeline.tables import text_table
 from pipeline.tokenization import Refused, encode
 from pipeline.tokenizers import open_tokenizer_at
 from weft.method_config import MethodConfig
+from weft.models.base import Denoiser
 from weft.rates import relative_rates
 from weft.tasks import get_task
 
@@ -25,16 +27,16 @@ COLUMNS = ("task", "tail", "probability of EOS", "entropy (nats)", "relative rat
 
 
 @torch.no_grad()
-def measure(path: str, task_name: str, tail: int) -> tuple[str, ...]:
+def measure(denoiser: Denoiser, tokenizer: Any, task_name: str, tail: int) -> tuple[str, ...]:
     """One row: means over traces, part by part."""
-    denoiser, tokenizer, task = open_denoiser(path), open_tokenizer_at(path), get_task(task_name)
+    task = get_task(task_name)
     parts: list[list[list[float]]] = []
     for index in range(NUM_TRACES):
         problem = task.generate(7, index)
         prompt, response = task.prompt(problem, "compact").text, task.response(problem)
         found = encode(tokenizer, prompt, response, max_length=10_000, too_long="reject")
         if isinstance(found, Refused):
-            raise SystemExit(f"{path}: trace {index} of {task_name}: {found.detail}")
+            raise SystemExit(f"trace {index} of {task_name}: {found.detail}")
         num_prompt, num_response = len(found.prompt_ids), len(found.response_ids)
         ids = found.prompt_ids + [denoiser.mask_token_id] * (num_response + tail)
         hidden = denoiser.hidden_states(torch.tensor([ids]), None)
@@ -53,7 +55,12 @@ def measure(path: str, task_name: str, tail: int) -> tuple[str, ...]:
 
 def main(path: str) -> None:
     """Print the table."""
-    rows = [measure(path, task, tail) for task in ("sudoku", "countdown") for tail in TAILS]
+    denoiser, tokenizer = open_denoiser(path), open_tokenizer_at(path)
+    rows = [
+        measure(denoiser, tokenizer, task, tail)
+        for task in ("sudoku", "countdown")
+        for tail in TAILS
+    ]
     print(text_table(COLUMNS, rows))
 
 
