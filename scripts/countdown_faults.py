@@ -1,7 +1,7 @@
 """Where Countdown traces go wrong: ``python scripts/countdown_faults.py EVALUATION_FOLDER ...``.
 
-Of each evaluation's Countdown generations: how many equations are true, how many outcomes have the
-right mark, and of the items that were not solved the first thing that is wrong with them.
+Of each evaluation's Countdown generations: how many equations are true, and of the items that were
+not solved the first thing that is wrong with them.
 """
 
 import operator
@@ -13,11 +13,11 @@ from typing import Any
 from pipeline.evaluate import read_rows
 from pipeline.tables import text_table
 
-_EQUATION = re.compile(r"(\d+) *([-+*/]) *(\d+) *= *(\d+)(?: (ok|no))?")
+_EQUATION = re.compile(r"(\d+) *([-+*/]) *(\d+) *= *(\d+)")
 _OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 _SOLVED = "solved"
-_FAULTS = ("no answer", "false equation", "wrong mark", "target not reached", "wrong expression")
-COLUMNS = ("evaluation", "items", "equations true", "marks right", _SOLVED, *_FAULTS)
+_FAULTS = ("no answer", "false equation", "target not reached", "wrong expression")
+COLUMNS = ("evaluation", "items", "equations true", _SOLVED, *_FAULTS)
 
 
 def _is_true(left: str, sign: str, right: str, result: str) -> bool:
@@ -26,24 +26,21 @@ def _is_true(left: str, sign: str, right: str, result: str) -> bool:
     return bool(_OPERATORS[sign](int(left), int(right)) == int(result))
 
 
-def faults(rows: list[dict[str, Any]]) -> tuple[Counter[str], Counter[bool], Counter[bool]]:
-    """Items by their first fault, equations by their truth, marks by whether they are right."""
+def faults(rows: list[dict[str, Any]]) -> tuple[Counter[str], Counter[bool]]:
+    """Items by their first fault, and equations by their truth."""
     kinds: Counter[str] = Counter()
     equations: Counter[bool] = Counter()
-    marks: Counter[bool] = Counter()
     for row in rows:
         target = int(row["prompt"].rpartition("=")[2])
         reasoning = row["generation"].partition("</reasoning>")[0]
         found = [match.groups() for match in _EQUATION.finditer(reasoning)]
-        truths = [_is_true(*parts[:4]) for parts in found]
-        rights = [(int(p[3]) == target) == (p[4] == "ok") for p in found if p[4]]
+        truths = [_is_true(*parts) for parts in found]
         equations.update(truths)
-        marks.update(rights)
         is_reached = any(int(parts[3]) == target for parts in found)
-        checks = (row["extracted"], all(truths), all(rights), is_reached, row["correct"])
+        checks = (row["extracted"], all(truths), is_reached, row["correct"])
         first = next((f for f, ok in zip(_FAULTS, checks, strict=True) if not ok), _FAULTS[-1])
         kinds[_SOLVED if row["correct"] else first] += 1
-    return kinds, equations, marks
+    return kinds, equations
 
 
 def _share(counts: Counter[bool]) -> str:
@@ -56,10 +53,10 @@ def main(folders: list[str]) -> None:
     table = []
     for folder in folders:
         rows = [row for row in read_rows(folder) if row["task"] == "countdown"]
-        kinds, equations, marks = faults(rows)
+        kinds, equations = faults(rows)
         shares = [f"{kinds[kind] / len(rows):.1%}" for kind in (_SOLVED, *_FAULTS)]
         name = folder.rstrip("/").rpartition("/")[2]
-        table.append((name, str(len(rows)), _share(equations), _share(marks), *shares))
+        table.append((name, str(len(rows)), _share(equations), *shares))
     print(text_table(COLUMNS, table))
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from scripts.countdown_faults import faults
 
-RIGHT = "100- 30= 70  93+ 70=163 no  93- 70= 23 ok\n 23= 93-(100- 30)"
+RIGHT = "100- 93=  7  30+  7= 37  30-  7= 23\n 23= 30-(100- 93)"
 
 
 @pytest.mark.parametrize(
@@ -12,11 +12,10 @@ RIGHT = "100- 30= 70  93+ 70=163 no  93- 70= 23 ok\n 23= 93-(100- 30)"
     [
         (RIGHT, True, True, "solved"),
         (RIGHT, False, False, "no answer"),
-        (RIGHT.replace("= 70", "= 71", 1), True, False, "false equation"),
-        (RIGHT.replace("no", "ok"), True, False, "wrong mark"),
-        (RIGHT.replace(" 93- 70= 23 ok", ""), True, False, "target not reached"),
+        (RIGHT.replace("=  7", "=  8", 1), True, False, "false equation"),
+        (RIGHT.replace("30-  7= 23\n", "\n"), True, False, "target not reached"),
         (RIGHT, True, False, "wrong expression"),
-        ("1/0=0 no", True, False, "false equation"),
+        ("1/0=0", True, False, "false equation"),
     ],
 )
 def test_the_first_fault_of_a_trace(reasoning, is_answered, is_correct, kind):
@@ -26,19 +25,18 @@ def test_the_first_fault_of_a_trace(reasoning, is_answered, is_correct, kind):
         "extracted": "1" if is_answered else None,
         "correct": is_correct,
     }
-    kinds, _, _ = faults([row])
+    kinds, _ = faults([row])
     assert kinds == {kind: 1}
 
 
-def test_equations_and_marks_are_counted():
+def test_equations_are_counted():
     rows = [
         {
             "prompt": "countdown 30 100 93 = 23",
-            "generation": RIGHT.replace("163 no", "164 ok") + "</reasoning>1+1=3 ok",
+            "generation": RIGHT.replace("= 37", "= 38") + "</reasoning>1+1=3",
             "extracted": "1",
             "correct": False,
         }
     ]
-    _, equations, marks = faults(rows)
+    _, equations = faults(rows)
     assert equations == {True: 2, False: 1}
-    assert marks == {True: 1, False: 1}

@@ -1,6 +1,5 @@
 """Chains of generated text: two numbers joined, and their result joined with a third."""
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,12 +24,6 @@ class Chain:
         """The equations, one behind the other."""
         return " ".join(self.equations)
 
-    def checked(self, target: int) -> str:
-        """The text, each outcome marked: ``100-30=70 93+70=163 no 93-70=23 ok``."""
-        first, *others = self.equations
-        marks = (mark(int(other.rpartition("=")[2]), target) for other in others)
-        return " ".join([first, *itertools.chain(*zip(others, marks, strict=True))])
-
     def problem(self, value: int) -> Problem:
         """The Countdown problem that asks for ``value``."""
         return Problem("countdown", "", {"numbers": list(self.numbers), "target": value})
@@ -41,13 +34,11 @@ class Chain:
         return tuple(self.problem(value) for value in self.outcomes)
 
 
-def mark(value: int, target: int) -> str:
-    """``ok`` where ``value`` is the target, else ``no``."""
-    return "ok" if value == target else "no"
-
-
 def chain_of(numbers: tuple[int, int, int], operator: str, outer: str) -> Chain | None:
-    """The chain of the first two numbers; None if an equation of it is held out or too large."""
+    """The chain of the first two numbers; None if an equation of it is held out or too large.
+
+    Equations have the larger operand first; of a sum's expression the pair is first.
+    """
     a, b, c = numbers
     a, b = max(a, b), min(a, b)
     value = _result(a, operator, b)
@@ -61,7 +52,7 @@ def chain_of(numbers: tuple[int, int, int], operator: str, outer: str) -> Chain 
         if result is None:
             continue
         pair = f"({a}{operator}{b})"
-        left, right = (pair, str(c)) if value >= c else (str(c), pair)
+        left, right = (pair, str(c)) if sign == "+" or value >= c else (str(c), pair)
         equations.append(f"{large}{sign}{small}={result}")
         outcomes.setdefault(result, f"{left}{sign}{right}")
     if not outcomes:

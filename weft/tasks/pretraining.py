@@ -16,7 +16,7 @@ import numpy as np
 from weft.tasks import sudoku
 from weft.tasks.arithmetic import aligned, equation, is_held_out, is_small_product, operands
 from weft.tasks.base import Problem
-from weft.tasks.chains import Chain, further_chains, mark, random_numbers, some_chain, some_outcome
+from weft.tasks.chains import Chain, further_chains, random_numbers, some_chain, some_outcome
 
 _LIST_CHARACTERS = 60
 _FEW_BLANKS = 6
@@ -184,24 +184,14 @@ def _lookup(rng: np.random.Generator) -> Document:
     return Document(f"{listed}\n{value}=", found[value])
 
 
-def _checks(rng: np.random.Generator) -> Document:
-    """A number, and which of others are the same: ``36: 116 36 38 =`` and ``no ok no``."""
-    target = int(rng.integers(0, 201))
-    others = [target + int(d) for d in rng.choice([-10, -1, 1, 10, 100], size=4) if target + d >= 0]
-    others += [int(n) for n in rng.integers(0, 201, size=2)]
-    picked = [target if rng.random() < 0.4 else int(rng.choice(others)) for _ in range(4)]
-    marks = " ".join(mark(number, target) for number in picked)
-    return Document(f"{target}: {' '.join(map(str, picked))} =", marks)
-
-
 def _problems(chains: list[Chain]) -> tuple[Problem, ...]:
     return tuple(problem for chain in chains for problem in chain.problems)
 
 
 def _trials(rng: np.random.Generator) -> Document:
-    """A chat: a value, and what is to be tried; the chains, each outcome checked, and where it is.
+    """A chat: a value, and what is to be tried; the chains, and the value's expression.
 
-    ``100-30 93 = 23`` -> ``100-30=70 93+70=163 no 93-70=23 ok`` and ``23=93-(100-30)``. In most,
+    ``100-30 93 = 23`` -> ``100-30=70 93+70=163 93-70=23`` and ``23=93-(100-30)``. In most,
     more is tried than the question names, so that it does not say how long the answer is.
     """
     named, value, _ = some_outcome(rng)
@@ -211,7 +201,7 @@ def _trials(rng: np.random.Generator) -> Document:
     question = ", ".join(f"{tried[k].pair} {tried[k].leftover}" for k in order if k < len(named))
     tried = [tried[k] for k in order]
     expression = next(chain.outcomes[value] for chain in tried if value in chain.outcomes)
-    steps = "\n".join([*(chain.checked(value) for chain in tried), f"{value}={expression}"])
+    steps = "\n".join([*(chain.text for chain in tried), f"{value}={expression}"])
     return Document(
         f"{question} = {value}", _response(steps, _boxed(expression)), _problems(tried), True
     )
@@ -283,10 +273,9 @@ _KINDS = (
     (_list, 0.02, 0.5),
     (_some_worksheet, 0.06, 0.5),
     (_bracketed, 0.01, 0.0),
-    (_steps, 0.07, 1.0),
+    (_steps, 0.05, 1.0),
     (_lookup, 0.04, 1.0),
-    (_checks, 0.04, 1.0),
-    (_composition, 0.12, 1.0),
+    (_composition, 0.18, 1.0),
     (_exercise, 0.02, 1.0),
     (_trials, 0.22, 1.0),
     (_row_sheet, 0.02, 0.0),

@@ -12,6 +12,7 @@ import numpy as np
 SIZE = 4
 NUM_CELLS = SIZE * SIZE
 DIGITS = "1234"
+_NONE = "-" * SIZE
 
 
 @functools.cache
@@ -144,30 +145,33 @@ def _taken(grid: str, row: int, column: int) -> set[str]:
 def solution_trace(puzzle: str) -> tuple[str, str]:
     """``(trace, solution)`` of a depth-first search, row by row.
 
-    A line has a row's number and clues, and its candidates that are still to be tried, the first
-    of which is tried now: ``2:2000>2413 2431``. A row without candidates is a dead end,
-    ``3:0210>-``; the search then goes back to the last row with another candidate, whose line comes
-    again without the one that failed. ``ok`` closes the check of the finished grid. Raises
-    ValueError when the puzzle has no solution.
+    A line has a row's number and clues, the candidate that was kept, and the last one that was
+    given up before it, because it led to a row without candidates: ``2:4000>4321 4312``. Without
+    any, ``2:4000>4312 ----``. ``ok`` closes the check of the finished grid.
+
+    All traces have the same places for the same things: a denoiser that fills a canvas in any
+    order decides how many lines there are before it knows whether the first guesses are right.
+    Raises ValueError when the puzzle has no solution.
     """
-    lines: list[str] = []
-    solution = _search(puzzle, 0, lines)
-    if solution is None:
+    choices = _search(puzzle, 0)
+    if choices is None:
         raise ValueError(f"solution_trace: wanted a puzzle with a solution, got {puzzle}")
-    return "\n".join([*lines, "ok"]), solution
+    lines = [
+        row_line(puzzle, row, [kept, given_up or _NONE])
+        for row, (kept, given_up) in enumerate(choices)
+    ]
+    return "\n".join([*lines, "ok"]), "".join(kept for kept, _ in choices)
 
 
-def _search(grid: str, row: int, lines: list[str]) -> str | None:
+def _search(grid: str, row: int) -> list[tuple[str, str]] | None:
+    """``(kept, given up)`` of ``row`` and the rows behind it; None where there is no solution."""
     if row == SIZE:
-        return grid
-    options = row_candidates(grid, row)
-    if not options:
-        lines.append(row_line(grid, row, options))
-        return None
-    for tried, digits in enumerate(options):
-        lines.append(row_line(grid, row, options[tried:]))
+        return []
+    given_up = ""
+    for digits in row_candidates(grid, row):
         filled = grid[: SIZE * row] + digits + grid[SIZE * (row + 1) :]
-        solution = _search(filled, row + 1, lines)
-        if solution is not None:
-            return solution
+        rest = _search(filled, row + 1)
+        if rest is not None:
+            return [(digits, given_up), *rest]
+        given_up = digits
     return None

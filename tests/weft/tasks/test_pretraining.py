@@ -11,7 +11,7 @@ from weft.tasks.base import Problem
 _EQUATION = re.compile(r"(\d+)([+\-*/])(\d+)=(\d+)(?![\d+\-*/(])")
 
 
-_CHAIN = re.compile(r"(\d+)([+\-*/])(\d+)=(\d+)((?: \d+[+\-*/]\d+=\d+(?: ok| no)?){1,2})")
+_CHAIN = re.compile(r"(\d+)([+\-*/])(\d+)=(\d+)((?: \d+[+\-*/]\d+=\d+){1,2})")
 
 
 def _documents(count: int) -> list[pretraining.Document]:
@@ -147,24 +147,11 @@ def test_chains_join_a_pair_with_a_third_number() -> None:
 
 
 def test_lookups_ask_for_the_equation_of_a_result() -> None:
-    lookups = [d for d in _documents(1000) if re.fullmatch(r"\d+=\d+[+*-]\d+", _last_line(d))]
+    lookups = [d for d in _documents(1500) if re.fullmatch(r"\d+=\d+[+*-]\d+", _last_line(d))]
     assert len(lookups) > 40
     for document in lookups:
         value, left = _last_line(document).split("=")
         assert f"{left}={value}" in (document.given + document.text).split("\n")[-2].split(" ")
-
-
-def test_checks_mark_what_is_the_same() -> None:
-    lines = [_last_line(d) for d in _documents(2000)]
-    checks = [re.fullmatch(r"(\d+): ([\d ]+) =([a-z ]+)", line) for line in lines]
-    found = [check.groups() for check in checks if check]
-    assert len(found) > 40
-    marks = [
-        (number == target, mark)
-        for target, numbers, marks in found
-        for number, mark in zip(numbers.split(" "), marks.split(" "), strict=True)
-    ]
-    assert set(marks) == {(True, "ok"), (False, "no")}
 
 
 def test_compositions_unfold_the_chain_that_has_the_value() -> None:
@@ -175,6 +162,7 @@ def test_compositions_unfold_the_chain_that_has_the_value() -> None:
         assert _worth(expression) == int(value)
         inner = expression[expression.index("(") + 1 : expression.index(")")]
         assert f"{inner}=" in document.given + document.text
+        assert expression.startswith("(") or "+(" not in expression  # of a sum, the pair is first
 
 
 def test_brackets_are_worth_what_they_say() -> None:
@@ -226,7 +214,7 @@ def test_exercises_answer_in_a_chat_with_steps_and_a_boxed_value() -> None:
             assert steps == f"{question}={answer}"
 
 
-def test_trials_check_what_the_question_names_and_more() -> None:
+def test_trials_try_what_the_question_names_and_more() -> None:
     trials = [chat for chat in _chats(500) if " = " in chat[0]]
     assert len(trials) > 40
     lengths = set()
@@ -237,8 +225,7 @@ def test_trials_check_what_the_question_names_and_more() -> None:
         asked = [pair.split(" ")[0] for pair in named.split(", ")]
         assert [pair for pair in tried if pair in asked] == asked
         lengths.add((len(asked), len(tried)))
-        found = [pair for line in lines for pair in re.findall(r"=(\d+) (ok|no)", line)]
-        assert all((result == value) == (mark == "ok") for result, mark in found)
+        assert any(line.endswith(f"={value}") or f"={value} " in line for line in lines)
         assert last == f"{value}={answer}"
         assert _worth(answer) == int(value)
     # What is asked leaves open how much is tried.
@@ -266,7 +253,7 @@ def test_a_fifth_of_the_longer_documents_is_given_up_to_anywhere() -> None:
 
 
 def test_worksheets_compute_with_the_numbers_that_are_given() -> None:
-    sheets = [d for d in _documents(500) if re.search(r"(?:^|\n)[\d ]+: ", d.given)]
+    sheets = [d for d in _documents(700) if re.search(r"(?:^|\n)[\d ]+: ", d.given)]
     assert len(sheets) > 30
     for sheet in sheets:
         given, computed = _last_line(sheet).split(": ")

@@ -99,53 +99,58 @@ def test_row_line_names_row_clues_and_candidates() -> None:
     assert sudoku.row_line(_PUZZLE, 2, []) == "3:0210>-"
 
 
-def _replay(puzzle: str, trace: str) -> tuple[str, int]:
-    """The grid at the end of ``trace`` and its dead ends; every line is checked on the way."""
-    *lines, check = trace.split("\n")
-    assert check == "ok"
-    choices: list[tuple[str, list[str]]] = []  # of each row so far: the grid before, what is left
-    grid, wanted, dead_ends = puzzle, sudoku.row_candidates(puzzle, 0), 0
-    for line in lines:
-        assert line == sudoku.row_line(grid, len(choices), wanted)
-        if wanted:
-            choices.append((grid, wanted[1:]))
-        else:  # back to the last row with a choice
-            dead_ends += 1
-            while not choices[-1][1]:
-                choices.pop()
-            grid, wanted = choices.pop()
-            continue
-        row = len(choices)
-        grid = grid[: 4 * row - 4] + wanted[0] + grid[4 * row :]
-        wanted = sudoku.row_candidates(grid, row) if row < 4 else []
-    return grid, dead_ends
+def _candidates_left(grid: str, row: int) -> list[str]:
+    """Candidates of ``row`` behind which every further row can be filled too."""
+    if row == 4:
+        return [""]
+    kept = []
+    for digits in sudoku.row_candidates(grid, row):
+        filled = grid[: 4 * row] + digits + grid[4 * row + 4 :]
+        if _candidates_left(filled, row + 1):
+            kept.append(digits)
+    return kept
 
 
-def test_solution_trace_replayed_gives_the_solution() -> None:
+def test_solution_trace_is_true_line_by_line() -> None:
+    """The first candidate that leads to a solution, and the last one before it that does not."""
     rng = np.random.default_rng(1)
-    total_dead_ends = 0
+    num_given_up = 0
     for _ in range(100):
-        puzzle, solution = sudoku.generate_puzzle(rng)
+        puzzle, _ = sudoku.generate_puzzle(rng, unique=False)
         trace, found = sudoku.solution_trace(puzzle)
-        assert found == solution
-        grid, dead_ends = _replay(puzzle, trace)
-        assert grid == solution
-        total_dead_ends += dead_ends
-    assert total_dead_ends > 4  # about every tenth puzzle has one
+        assert sudoku.is_valid_solution(puzzle, found)
+        *lines, check = trace.split("\n")
+        assert (check, len(lines)) == ("ok", 4)
+        for row, line in enumerate(lines):
+            grid = found[: 4 * row] + puzzle[4 * row :]
+            options, good = sudoku.row_candidates(grid, row), _candidates_left(grid, row)
+            before = options[: options.index(good[0])]
+            given_up = before[-1] if before else "----"
+            assert line == sudoku.row_line(puzzle, row, [good[0], given_up])
+            assert good[0] == found[4 * row : 4 * row + 4]
+            num_given_up += bool(before)
+    assert num_given_up > 4  # about every tenth puzzle has one
 
 
-def test_solution_trace_goes_back_from_a_dead_end() -> None:
+def test_solution_trace_names_what_was_given_up() -> None:
     trace, solution = sudoku.solution_trace("0204400024033040")
     assert solution == "1234432124133142"
     assert trace.split("\n") == [
-        "1:0204>1234",
-        "2:4000>4312 4321",
-        "3:2403>-",
-        "2:4000>4321",
-        "3:2403>2413",
-        "4:3040>3142",
+        "1:0204>1234 ----",
+        "2:4000>4321 4312",
+        "3:2403>2413 ----",
+        "4:3040>3142 ----",
         "ok",
     ]
+
+
+def test_all_traces_have_the_same_places_for_the_same_things() -> None:
+    """How many lines there are must not depend on guesses that are not made yet."""
+    rng = np.random.default_rng(2)
+    traces = [sudoku.solution_trace(sudoku.generate_puzzle(rng)[0])[0] for _ in range(60)]
+    fixed = {tuple(c for c in trace if c not in "01234-") for trace in traces}
+    assert {len(trace) for trace in traces} == {70}
+    assert len(fixed) == 1
 
 
 def test_solution_trace_of_a_puzzle_without_solution_raises() -> None:
