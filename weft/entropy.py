@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from weft.head import Project, require_chunk_size
+from weft.head import Head, require_chunk_size
 from weft.method_config import Estimator
 from weft.models.base import Denoiser
 
@@ -108,19 +108,17 @@ def _scores(
     noisy_ids = torch.where(is_masked, denoiser.mask_token_id, input_ids)
     hidden = denoiser.hidden_states(noisy_ids, attention_mask)[is_masked]
     scores = torch.zeros(input_ids.shape, dtype=torch.float32, device=input_ids.device)
-    scores[is_masked] = _score_rows(
-        hidden, input_ids[is_masked], denoiser.project, score, chunk_size
-    )
+    scores[is_masked] = _score_rows(hidden, input_ids[is_masked], denoiser.head, score, chunk_size)
     return scores
 
 
 @torch.no_grad()
 def _score_rows(
-    hidden: Tensor, targets: Tensor, project: Project, score: _RowScore, chunk_size: int
+    hidden: Tensor, targets: Tensor, head: Head, score: _RowScore, chunk_size: int
 ) -> Tensor:
     require_chunk_size(chunk_size)
     chunks = zip(torch.split(hidden, chunk_size), torch.split(targets, chunk_size), strict=True)
-    return torch.cat([score(project(rows), wanted) for rows, wanted in chunks])
+    return torch.cat([score(head.logits(rows), wanted) for rows, wanted in chunks])
 
 
 def _entropy_score(logits: Tensor, _targets: Tensor) -> Tensor:

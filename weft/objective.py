@@ -1,4 +1,4 @@
-"""Weights of the masked tokens' losses, and what their sum is divided by."""
+"""Weights of the masked tokens' losses, and what the weighted sum is divided by."""
 
 import torch
 from torch import Tensor
@@ -36,13 +36,14 @@ def token_weights(
     return torch.where(is_reachable, weights, 0.0)
 
 
-def normalized_sum(
-    token_losses: Tensor, is_masked: Tensor, is_maskable: Tensor, normalizer: Normalizer
+def row_weights(
+    weights: Tensor, is_masked: Tensor, is_maskable: Tensor, normalizer: Normalizer
 ) -> tuple[Tensor, Tensor]:
-    """``(loss_sum, count)``: both add up over micro-batches and ranks; the loss is their quotient.
+    """``(weights, count)``: of the masked tokens' losses, and what the weighted sum is divided by.
 
-    ``token_losses`` [N] weighted losses of the masked tokens in row-major order of ``is_masked``
-    [B, L]; ``is_maskable`` [B, L]. ``loss_sum`` [] float32, ``count`` [] int64.
+    The sums and the counts add up over micro-batches and ranks; the loss is their quotient.
+    ``weights``, ``is_masked``, ``is_maskable`` [B, L] -> [N] float32 in row-major order of
+    ``is_masked``, and [] int64.
 
     - ``tokens``: count of maskable tokens (response, its EOS and the tail).
     - ``sequence``: each loss over its own sequence's maskable tokens; count of sequences. LLaDA
@@ -50,10 +51,10 @@ def normalized_sum(
     - ``masked``: count of masked tokens, which can be 0. For comparison only: it inflates the loss
       by about E[1/t].
     """
-    losses = token_losses.float()
+    rows = weights[is_masked].float()
     if normalizer == "sequence":
         lengths = is_maskable.sum(dim=1, keepdim=True)
         # A masked token is maskable, so the lengths divided by here are at least 1.
-        return (losses / lengths.expand_as(is_masked)[is_masked]).sum(), (lengths > 0).sum()
+        return rows / lengths.expand_as(is_masked)[is_masked], (lengths > 0).sum()
     counted = is_maskable if normalizer == "tokens" else is_masked
-    return losses.sum(), counted.sum()
+    return rows, counted.sum()

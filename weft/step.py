@@ -8,10 +8,10 @@ from torch import Tensor
 from weft.batch import Batch
 from weft.entropy import reference_entropies
 from weft.forward_process import corrupt, token_noise_levels
-from weft.head import masked_cross_entropy
+from weft.head import weighted_cross_entropy
 from weft.method_config import MethodConfig
 from weft.models.base import Denoiser
-from weft.objective import normalized_sum, token_weights
+from weft.objective import row_weights, token_weights
 from weft.rates import Rates, relative_rates
 
 NUM_BINS = 10
@@ -25,7 +25,7 @@ class StepSums:
     loss_sum: Tensor
     """[] float32, differentiable; divide it by the global ``normalizer_count``."""
     normalizer_count: Tensor
-    """[] int64, see ``weft.objective.normalized_sum``."""
+    """[] int64, see ``weft.objective.row_weights``."""
     metrics: dict[str, Tensor]
     """Detached: counts int64, other sums float32; see ``metric_sums``."""
 
@@ -68,8 +68,6 @@ def denoising_step(
         batch.input_ids, levels, batch.uniforms, batch.is_maskable, denoiser.mask_token_id
     )
     hidden = denoiser.hidden_states(noisy_ids, _attention_mask(batch))[is_masked]
-    targets = batch.input_ids[is_masked]
-    nll = masked_cross_entropy(hidden, targets, denoiser.project, chunk_size=chunk_rows)
     weights = token_weights(
         batch.noise_level,
         rates.relative,
@@ -77,10 +75,11 @@ def denoising_step(
         weighting=method.weighting,
         alpha=method.alpha,
     )
-    loss_sum, count = normalized_sum(
-        weights[is_masked] * nll, is_masked, batch.is_maskable, method.normalizer
+    rows, count = row_weights(weights, is_masked, batch.is_maskable, method.normalizer)
+    loss_sum, nll = weighted_cross_entropy(
+        hidden, batch.input_ids[is_masked], rows, denoiser.head, chunk_size=chunk_rows
     )
-    return StepSums(loss_sum, count, _metrics(batch, rates, is_masked, nll.detach()))
+    return StepSums(loss_sum, count, _metrics(batch, rates, is_masked, nll))
 
 
 def _rates(

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from weft.head import Head
+
 
 class TableDenoiser(nn.Module):
     """Logits read from ``table`` [2**R, R, V]: one entry per mask pattern of the last R positions.
@@ -27,8 +29,9 @@ class TableDenoiser(nn.Module):
         hidden = self.table[((response == self.mask_token_id) * bits).sum(dim=1)]
         return nn.functional.pad(hidden, (0, 0, input_ids.shape[1] - num_tokens, 0))
 
-    def project(self, hidden: Tensor) -> Tensor:
-        return hidden
+    @property
+    def head(self) -> Head:
+        return Head(torch.eye(self.table.shape[-1]))
 
 
 class PoolingDenoiser(nn.Module):
@@ -46,7 +49,7 @@ class PoolingDenoiser(nn.Module):
 
         self.embedding = weight(vocab_size, width)
         self.mixing = weight(width, width)
-        self.head = weight(vocab_size, width)
+        self.output = weight(vocab_size, width)
         self.dropout = nn.Dropout(dropout)
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -57,8 +60,9 @@ class PoolingDenoiser(nn.Module):
         places = torch.linspace(0, 16, 64)[: input_ids.shape[1]].unsqueeze(-1)
         return torch.tanh((embedded + 3 * context + places) @ self.mixing)
 
-    def project(self, hidden: Tensor) -> Tensor:
-        return hidden @ self.head.T
+    @property
+    def head(self) -> Head:
+        return Head(self.output)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from weft.entropy import entropy_of_logits, reference_entropies
+from weft.head import Head
 from weft.noise import example_generator
 
 IDS = torch.tensor([[2, 3, 4, 5, 6, 1, 1], [7, 8, 9, 3, 1, 1, 1]])
@@ -18,7 +19,7 @@ def generators(names=("a", "b")):
 
 def dense_logits(denoiser, is_masked, rows=slice(None)):
     ids = torch.where(is_masked, denoiser.mask_token_id, IDS)
-    return denoiser.project(denoiser.hidden_states(ids, ATTENTION)).detach()[rows]
+    return denoiser.head.logits(denoiser.hidden_states(ids, ATTENTION)).detach()[rows]
 
 
 def test_entropy_of_logits_by_hand():
@@ -46,13 +47,13 @@ def test_entropy_of_logits_is_never_negative():
 def test_entropies_do_not_depend_on_the_chunks(pooling_denoiser, monkeypatch, chunk_size):
     denoiser = pooling_denoiser()
     expected = reference_entropies(denoiser, IDS, ATTENTION, MASKABLE)
-    rows, project = [], denoiser.project
+    rows, logits = [], Head.logits
 
-    def counting_project(part):
+    def counting_logits(head, part):
         rows.append(len(part))
-        return project(part)
+        return logits(head, part)
 
-    monkeypatch.setattr(denoiser, "project", counting_project)
+    monkeypatch.setattr(Head, "logits", counting_logits)
     got = reference_entropies(denoiser, IDS, ATTENTION, MASKABLE, chunk_size=chunk_size)
     assert torch.allclose(got, expected, rtol=1e-5)
     assert not got.requires_grad

@@ -1,83 +1,163 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from weft.head import masked_cross_entropy
+from weft.head import Head, weighted_cross_entropy
 
 N, D, V = 23, 6, 17
 
 
 def problem():
+    """Hidden states, weight and bias as leaves; targets; weights of the rows."""
     generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(N, D, generator=generator, requires_grad=True)
-    weight = torch.randn(V, D, generator=generator, requires_grad=True)
+    leaves = [torch.randn(shape, generator=generator) for shape in ((N, D), (V, D), (V,))]
     targets = torch.randint(0, V, (N,), generator=generator)
-    coefficients = torch.rand(N, generator=generator)
-    return hidden, weight, targets, coefficients
+    weights = torch.rand(N, generator=generator)
+    return [leaf.requires_grad_() for leaf in leaves], targets, weights
+
+
+def dense(leaves, targets, weights):
+    """The sum with all logits at once, and the losses of the rows."""
+    nll = F.cross_entropy(F.linear(*leaves).float(), targets, reduction="none")
+    return (nll * weights).sum(), nll
+
+
+def chunked(leaves, targets, weights, chunk_size):
+    hidden, weight, bias = leaves
+    return weighted_cross_entropy(
+        hidden, targets, weights, Head(weight, bias), chunk_size=chunk_size
+    )
 
 
 @pytest.mark.parametrize("chunk_size", [1, 5, 22, 23, 100])
-def test_masked_cross_entropy_equals_the_dense_one_in_value_and_gradient(chunk_size):
-    hidden, weight, targets, coefficients = problem()
-    dense = F.cross_entropy(hidden @ weight.T, targets, reduction="none")
-    expected = torch.autograd.grad((dense * coefficients).sum(), [hidden, weight])
-    got = masked_cross_entropy(hidden, targets, lambda h: h @ weight.T, chunk_size=chunk_size)
-    gradients = torch.autograd.grad((got * coefficients).sum(), [hidden, weight])
+def test_value_and_gradient_equal_those_of_the_dense_cross_entropy(chunk_size):
+    leaves, targets, weights = problem()
+    expected, expected_nll = dense(leaves, targets, weights)
+    loss_sum, nll = chunked(leaves, targets, weights, chunk_size)
     # The same float32 arithmetic, in another order.
-    assert torch.allclose(got, dense, rtol=1e-5, atol=1e-6)
-    for gradient, wanted in zip(gradients, expected, strict=True):
-        assert torch.allclose(gradient, wanted, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(nll, expected_nll, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(loss_sum, expected, rtol=1e-5)
+    wanted = torch.autograd.grad(expected / 7, leaves)
+    for got, want in zip(torch.autograd.grad(loss_sum / 7, leaves), wanted, strict=True):
+        assert torch.allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
-def test_masked_cross_entropy_by_hand():
-    hidden = torch.tensor([[0.0, 0.0], [0.0, torch.log(torch.tensor(3.0))]])
-    losses = masked_cross_entropy(hidden, torch.tensor([0, 1]), lambda h: h, chunk_size=8)
-    assert torch.allclose(losses, torch.log(torch.tensor([2.0, 4 / 3])))
-
-
-def test_masked_cross_entropy_keeps_no_logits_of_more_than_one_chunk():
-    hidden, weight, targets, _ = problem()
-    saved = []
-    projected = []
-
-    def project(rows):
-        projected.append(rows.shape[0])
-        return rows @ weight.T
-
-    def pack(tensor):
-        saved.append(tensor.numel())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        losses = masked_cross_entropy(hidden, targets, project, chunk_size=4)
-    # Rows of hidden states and the weight may be kept; 4 rows of logits are already more than none.
-    assert 4 * V not in saved
-    assert sum(saved) <= N * D + V * D + 2 * N
-    assert max(projected) == 4
-    losses.sum().backward()
-    assert sum(projected) == 2 * N
-
-
-def test_masked_cross_entropy_is_float32_for_bfloat16_logits():
-    hidden, weight, targets, _ = problem()
-    losses = masked_cross_entropy(
-        hidden.bfloat16(), targets, lambda h: h @ weight.bfloat16().T, chunk_size=7
+def test_by_hand():
+    hidden = torch.tensor([[0.0, 0.0], [0.0, torch.log(torch.tensor(3.0))]], requires_grad=True)
+    loss_sum, nll = weighted_cross_entropy(
+        hidden, torch.tensor([0, 1]), torch.tensor([1.0, 4.0]), Head(torch.eye(2)), chunk_size=8
     )
-    assert losses.dtype == torch.float32
+    assert torch.allclose(nll, torch.log(torch.tensor([2.0, 4 / 3])))
+    assert torch.allclose(loss_sum, torch.log(torch.tensor(2.0 * (4 / 3) ** 4)))
+    loss_sum.backward()
+    assert torch.allclose(hidden.grad, torch.tensor([[-0.5, 0.5], [1.0, -1.0]]))
+
+
+class LargestTensor(TorchDispatchMode):
+    """The largest number of elements that any operation puts out."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for part in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(part, torch.Tensor):
+                self.num_elements = max(self.num_elements, part.numel())
+        return result
+
+
+def test_there_are_never_more_logits_than_of_one_chunk():
+    leaves, targets, weights = problem()
+    with LargestTensor() as largest:
+        chunked(leaves, targets, weights, 9)[0].backward()
+    # Inputs and their gradients are smaller than 9 rows of logits, which are smaller than all.
+    assert largest.num_elements == 9 * V > max(leaf.numel() for leaf in leaves)
+
+
+def test_logits_of_a_chunk_are_computed_once():
+    leaves, targets, weights = problem()
+    with torch.profiler.profile() as profile:
+        chunked(leaves, targets, weights, 8)[0].backward()
+    counts = {event.key: event.count for event in profile.key_averages()}
+    assert counts["aten::linear"] == 3
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 2])
+def test_only_what_is_wanted_gets_a_gradient(wanted):
+    leaves, targets, weights = problem()
+    expected = torch.autograd.grad(dense(leaves, targets, weights)[0], leaves)[wanted]
+    for number, leaf in enumerate(leaves):
+        leaf.requires_grad_(number == wanted)
+    loss_sum, _ = chunked(leaves, targets, weights, 5)
+    loss_sum.backward()
+    assert torch.allclose(leaves[wanted].grad, expected, rtol=1e-5, atol=1e-6)
+    assert all(leaf.grad is None for n, leaf in enumerate(leaves) if n != wanted)
+
+
+def test_without_gradients_there_is_only_a_value():
+    leaves, targets, weights = problem()
+    with torch.no_grad():
+        loss_sum, nll = chunked(leaves, targets, weights, 5)
+    assert torch.allclose(loss_sum, dense(leaves, targets, weights)[0])
+    assert not loss_sum.requires_grad
+    assert not nll.requires_grad
+
+
+def test_losses_carry_no_gradient():
+    leaves, targets, weights = problem()
+    assert not chunked(leaves, targets, weights, 5)[1].requires_grad
+
+
+def test_a_second_gradient_is_refused_rather_than_wrong():
+    leaves, targets, weights = problem()
+    loss_sum, _ = chunked(leaves, targets, weights, 5)
+    loss_sum.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="compute the loss again"):
+        loss_sum.backward()
+
+
+@pytest.mark.parametrize("is_automatic", [True, False])
+def test_bfloat16_stays_near_float32(is_automatic):
+    """Losses and sums are float32, gradients come in the dtype of their leaves."""
+    leaves, targets, weights = problem()
+    wanted = torch.autograd.grad(dense(leaves, targets, weights)[0], leaves)
+    if not is_automatic:
+        leaves = [leaf.detach().bfloat16().requires_grad_() for leaf in leaves]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_automatic):
+        loss_sum, nll = chunked(leaves, targets, weights, 5)
+    assert loss_sum.dtype == nll.dtype == torch.float32
+    for leaf, got, want in zip(leaves, torch.autograd.grad(loss_sum, leaves), wanted, strict=True):
+        assert got.dtype == leaf.dtype
+        # bfloat16 keeps 8 bits; sums of about ten such products.
+        assert float((got - want).norm() / want.norm()) < 0.02
+
+
+def test_a_token_that_is_nearly_certain_keeps_its_gradient_in_bfloat16():
+    """Probability 1 - 1e-4 is 1 in bfloat16; the difference to the target must not be."""
+    hidden = torch.tensor([[9.21]]).bfloat16().requires_grad_()
+    weight = torch.tensor([[1.0], [0.0]]).bfloat16()
+    loss_sum, _ = weighted_cross_entropy(
+        hidden, torch.tensor([0]), torch.ones(1), Head(weight), chunk_size=1
+    )
+    loss_sum.backward()
+    expected = -1 / (1 + float(hidden.detach().float().exp()))
+    assert float(hidden.grad) == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.parametrize("chunk_size", [1, 8])
-def test_masked_cross_entropy_of_no_rows_reaches_every_parameter(chunk_size):
-    hidden, weight, targets, _ = problem()
-    none = targets[:0]
-    losses = masked_cross_entropy(hidden[:0], none, lambda h: h @ weight.T, chunk_size=chunk_size)
-    losses.sum().backward()
-    assert losses.shape == (0,)
-    assert torch.equal(weight.grad, torch.zeros(V, D))
-    assert torch.equal(hidden.grad, torch.zeros(N, D))
+def test_no_rows_reach_every_parameter(chunk_size):
+    leaves, targets, weights = problem()
+    none = [leaves[0][:0], *leaves[1:]]
+    loss_sum, nll = chunked(none, targets[:0], weights[:0], chunk_size)
+    loss_sum.backward()
+    assert nll.shape == (0,)
+    assert all(torch.equal(leaf.grad, torch.zeros_like(leaf)) for leaf in leaves)
 
 
-def test_masked_cross_entropy_refuses_an_empty_chunk():
-    hidden, weight, targets, _ = problem()
+def test_an_empty_chunk_is_refused():
+    leaves, targets, weights = problem()
     with pytest.raises(ValueError, match="chunk_size"):
-        masked_cross_entropy(hidden, targets, lambda h: h @ weight.T, chunk_size=0)
+        chunked(leaves, targets, weights, 0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from weft.forward_process import token_noise_levels
-from weft.objective import normalized_sum, token_weights
+from weft.objective import row_weights, token_weights
 
 NUM_TOKENS = 3
 PATTERNS = list(itertools.product([False, True], repeat=NUM_TOKENS))
@@ -162,33 +162,35 @@ def test_elbo_weight_by_hand():
     assert torch.allclose(weights, torch.tensor([8 / 15, 2.0], dtype=torch.float64), rtol=1e-12)
 
 
-LOSSES = torch.tensor([1.0, 2.0, 4.0])
+WEIGHTS = torch.tensor([[9.0, 1.0, 9.0, 2.0], [9.0, 9.0, 4.0, 9.0]])
 IS_MASKED = torch.tensor([[False, True, False, True], [False, False, True, False]])
 IS_MASKABLE = torch.tensor([[False, True, True, True], [False, False, True, True]])
 
 
 @pytest.mark.parametrize(
-    ("normalizer", "loss_sum", "count"),
-    [("tokens", 7.0, 5), ("sequence", (1 + 2) / 3 + 4 / 2, 2), ("masked", 7.0, 3)],
+    ("normalizer", "weights", "count"),
+    [("tokens", [1, 2, 4], 5), ("sequence", [1 / 3, 2 / 3, 4 / 2], 2), ("masked", [1, 2, 4], 3)],
 )
-def test_normalizers_by_hand(normalizer, loss_sum, count):
-    got_sum, got_count = normalized_sum(LOSSES, IS_MASKED, IS_MASKABLE, normalizer)
-    assert float(got_sum) == pytest.approx(loss_sum, rel=1e-6)
+def test_normalizers_by_hand(normalizer, weights, count):
+    rows, got_count = row_weights(WEIGHTS, IS_MASKED, IS_MASKABLE, normalizer)
+    assert rows.tolist() == pytest.approx(weights, rel=1e-6)
     assert int(got_count) == count
 
 
 @pytest.mark.parametrize("normalizer", ["tokens", "sequence", "masked"])
-def test_normalizers_add_up_over_micro_batches(normalizer):
-    whole_sum, whole_count = normalized_sum(LOSSES, IS_MASKED, IS_MASKABLE, normalizer)
-    first = normalized_sum(LOSSES[:2], IS_MASKED[:1], IS_MASKABLE[:1], normalizer)
-    second = normalized_sum(LOSSES[2:], IS_MASKED[1:], IS_MASKABLE[1:], normalizer)
-    assert torch.allclose(first[0] + second[0], whole_sum)
-    assert int(first[1] + second[1]) == int(whole_count)
+def test_normalizers_do_not_depend_on_the_micro_batches(normalizer):
+    whole, whole_count = row_weights(WEIGHTS, IS_MASKED, IS_MASKABLE, normalizer)
+    parts = [
+        row_weights(WEIGHTS[row], IS_MASKED[row], IS_MASKABLE[row], normalizer)
+        for row in (slice(0, 1), slice(1, 2))
+    ]
+    assert torch.equal(torch.cat([rows for rows, _ in parts]), whole)
+    assert sum(int(count) for _, count in parts) == int(whole_count)
 
 
 @pytest.mark.parametrize("normalizer", ["tokens", "sequence", "masked"])
-def test_normalizers_without_a_masked_token_sum_to_zero(normalizer):
+def test_normalizers_without_a_masked_token(normalizer):
     nothing = torch.zeros_like(IS_MASKED)
-    loss_sum, count = normalized_sum(LOSSES[:0], nothing, IS_MASKABLE, normalizer)
-    assert float(loss_sum) == 0.0
+    rows, count = row_weights(WEIGHTS, nothing, IS_MASKABLE, normalizer)
+    assert rows.shape == (0,)
     assert int(count) == {"tokens": 5, "sequence": 2, "masked": 0}[normalizer]

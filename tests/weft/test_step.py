@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from weft.batch import Example, collate, reference_batch, split_entropies
 from weft.entropy import reference_entropies
+from weft.head import weighted_cross_entropy
 from weft.method_config import MethodConfig
 from weft.step import denoising_step
 
@@ -43,12 +44,15 @@ def gradients(loss, denoiser):
 
 def plain_sft(denoiser, batch):
     """Plain SFT written out: mask below t, cross-entropy of the masked tokens times 1/t."""
+    # The same head as in the step: one with all logits at once differs in rounding.
     is_masked = batch.is_maskable & (batch.uniforms < batch.noise_level)
     noisy = batch.input_ids.masked_fill(is_masked, denoiser.mask_token_id)
     hidden = denoiser.hidden_states(noisy, batch.attention_mask)
-    logits = denoiser.project(hidden[is_masked])
-    nll = F.cross_entropy(logits, batch.input_ids[is_masked], reduction="none")
-    return ((1 / batch.noise_level).expand_as(is_masked)[is_masked] * nll).sum()
+    weights = (1 / batch.noise_level).expand_as(is_masked)[is_masked]
+    loss_sum, _ = weighted_cross_entropy(
+        hidden[is_masked], batch.input_ids[is_masked], weights, denoiser.head, chunk_size=8192
+    )
+    return loss_sum
 
 
 @pytest.mark.parametrize("scope", ["sequence", "batch", "dataset"])

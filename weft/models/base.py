@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from weft.head import Head
+
 
 class Denoiser(nn.Module, ABC):
     """A bidirectional network that predicts every token of a partly masked sequence at once.
@@ -28,13 +30,18 @@ class Denoiser(nn.Module, ABC):
         padding. Positions count from the start of the row.
         """
 
+    @property
     @abstractmethod
-    def project(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of hidden states [..., D]."""
+    def head(self) -> Head:
+        """The output layer."""
 
     @abstractmethod
     def enable_gradient_checkpointing(self) -> None:
         """Recompute each block's activations in the backward pass instead of keeping them."""
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of hidden states [..., D]."""
+        return self.head.logits(hidden)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits [B, L, V] of a whole batch; training and decoding project only rows they need."""

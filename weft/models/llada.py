@@ -18,6 +18,7 @@ from transformers.models.llama.modeling_llama import (
     LlamaRotaryEmbedding,
 )
 
+from weft.head import Head
 from weft.models.base import Denoiser
 from weft.models.llada_config import LladaConfig
 
@@ -74,9 +75,10 @@ class LladaDenoiser(Denoiser):
                 hidden = _run_block(block, hidden, bias, rotation)
         return self.ln_f(hidden)  # type: ignore[no-any-return]
 
-    def project(self, hidden: Tensor) -> Tensor:
-        """See ``Denoiser.project``."""
-        return self.ff_out(hidden)  # type: ignore[no-any-return]
+    @property
+    def head(self) -> Head:
+        """See ``Denoiser.head``."""
+        return Head(self.ff_out.weight)
 
     def enable_gradient_checkpointing(self) -> None:
         """See ``Denoiser.enable_gradient_checkpointing``."""

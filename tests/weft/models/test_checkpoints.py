@@ -99,7 +99,9 @@ def test_saving_leaves_no_other_files(tmp_path):
 def test_saving_refuses_families_it_does_not_know(tmp_path):
     class Other(Denoiser):
         def hidden_states(self, input_ids, attention_mask=None): ...
-        def project(self, hidden): ...
+
+        head = None
+
         def enable_gradient_checkpointing(self): ...
 
     with pytest.raises(ValueError, match="wanted a LLaDA denoiser, got Other"):
