@@ -154,8 +154,8 @@ class ReferenceSection:
     """Further EOS positions masked behind the response in the reference pass."""
     batch_tokens: int = field(default=16384, metadata=RESOURCE)
     """Token budget of one forward pass, padding included."""
-    chunk_rows: int = field(default=4096, metadata=RESOURCE)
-    """Rows of logits held at once."""
+    head_chunk_mib: int = field(default=128, metadata=RESOURCE)
+    """Logits held at once, in MiB of float32."""
     num_actors: int = field(default=1, metadata=RESOURCE)
     """Model replicas."""
     num_cpus: float = field(default=2.0, metadata=RESOURCE)
@@ -200,8 +200,8 @@ class TrainSection:
     """Optimizer steps of linear warm-up."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast with float32 master weights."""
-    head_chunk_rows: int = field(default=8192, metadata=RESOURCE)
-    """Rows of logits held at once in the loss."""
+    head_chunk_mib: int = field(default=128, metadata=RESOURCE)
+    """Logits held at once in the loss, in MiB of float32."""
     gradient_checkpointing: bool = field(default=False, metadata=RESOURCE)
     """Recompute the activations of each block in the backward pass."""
     num_workers: int = field(default=1, metadata=RESOURCE)

@@ -30,9 +30,9 @@ def _wanted(key: str, wanted: str, got: object) -> str:
 def _out_of_range(config: RunConfig) -> Iterator[str]:
     at_least_one = (
         "data.max_length data.num_shards reference.num_levels reference.batch_tokens "
-        "reference.chunk_rows reference.num_actors train.epochs train.batch_size "
+        "reference.head_chunk_mib reference.num_actors train.epochs train.batch_size "
         "train.micro_batch_tokens train.num_workers train.checkpoint_every train.log_every "
-        "train.head_chunk_rows evaluate.gen_length evaluate.block_length evaluate.steps "
+        "train.head_chunk_mib evaluate.gen_length evaluate.block_length evaluate.steps "
         "evaluate.batch_size evaluate.num_actors evaluate.num_items"
     )
     not_negative = (

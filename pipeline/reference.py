@@ -72,7 +72,8 @@ def describe(config: RunConfig) -> str:
     memory = describe_inference(
         section.checkpoint or config.model.path,
         num_tokens=section.batch_tokens,
-        num_rows=min(section.chunk_rows, section.batch_tokens),
+        num_rows=section.batch_tokens,
+        head_chunk_mib=section.head_chunk_mib,
     )
     return (
         f"reference: {num_examples} examples ({origin}), estimator {section.estimator}, {passes} "
@@ -234,6 +235,7 @@ def _batch_entropies(
     """Entropies of each row's response and of its tail."""
     from weft.batch import Example, reference_batch, split_entropies
     from weft.entropy import reference_entropies
+    from weft.head import rows_within
     from weft.noise import example_generator
 
     section = config.reference
@@ -257,7 +259,7 @@ def _batch_entropies(
         ]
         if section.estimator == "expected"
         else (),
-        chunk_size=section.chunk_rows,
+        chunk_size=rows_within(section.head_chunk_mib, denoiser.vocab_size),
     )
     return [(b.cpu().numpy(), t.cpu().numpy()) for b, t in split_entropies(entropy, batch)]
 

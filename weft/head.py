@@ -45,6 +45,11 @@ def weighted_cross_entropy(
     return loss_sum, nll
 
 
+def rows_within(num_mib: int, vocab_size: int) -> int:
+    """Rows of float32 logits that ``num_mib`` MiB hold, at least one."""
+    return max(1, num_mib * 2**20 // (4 * vocab_size))
+
+
 def require_chunk_size(chunk_size: int) -> None:
     """Raise ValueError unless ``chunk_size`` is at least 1."""
     if chunk_size < 1:

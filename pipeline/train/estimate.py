@@ -9,6 +9,7 @@ from pipeline.layout import layout
 from pipeline.prepare import require_prepared
 from pipeline.sources import count_rows
 from pipeline.train.plan import num_steps_of_epoch, total_steps
+from weft.head import rows_within
 
 _FLOAT32, _BFLOAT16 = 4, 2
 
@@ -48,12 +49,17 @@ def model_size(path: str) -> ModelSize:
     )
 
 
-def describe_inference(path: str, *, num_tokens: int, num_rows: int) -> str:
+def describe_inference(
+    path: str, *, num_tokens: int, num_rows: int, head_chunk_mib: int | None = None
+) -> str:
     """Parameters of a model that only infers, and the memory of one actor, part by part.
 
-    ``num_tokens`` go through the blocks at once, ``num_rows`` of them through the head.
+    ``num_tokens`` go through the blocks at once, ``num_rows`` of them through the head, which has
+    ``head_chunk_mib`` of logits at once, or all.
     """
     size = model_size(path)
+    if head_chunk_mib is not None:
+        num_rows = min(num_rows, rows_within(head_chunk_mib, size.vocab_size))
     parts = inference_bytes(size, num_tokens=num_tokens, num_rows=num_rows)
     return _memory("actor", size, parts)
 
@@ -106,7 +112,7 @@ def training_bytes(size: ModelSize, config: RunConfig) -> dict[str, int]:
     moments = 2 * size.num_parameters
     if train.optimizer == "muon":
         moments -= size.num_in_block_matrices
-    rows = min(tokens, train.head_chunk_rows)
+    rows = min(tokens, rows_within(train.head_chunk_mib, size.vocab_size))
     return {
         "weights": size.num_parameters * _FLOAT32,
         "gradients": size.num_parameters * _FLOAT32,

@@ -18,6 +18,7 @@ from pipeline.train.metrics import MetricSums, add_sums, summarize
 from pipeline.train.optim import Optimizers
 from pipeline.train.plan import BatchPlan, check_world_size
 from weft.batch import Batch, collate
+from weft.head import rows_within
 from weft.method_config import MethodConfig
 from weft.models.base import Denoiser
 from weft.step import StepSums, denoising_step
@@ -127,7 +128,7 @@ def _wrap(
                 batch,
                 method,
                 dataset_beta_ref=dataset_beta_ref,
-                chunk_rows=config.train.head_chunk_rows,
+                chunk_rows=rows_within(config.train.head_chunk_mib, model.vocab_size),
             )
 
     module = _StepModule(denoiser, run_step)

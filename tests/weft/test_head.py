@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from weft.head import Head, weighted_cross_entropy
+from weft.head import Head, rows_within, weighted_cross_entropy
 
 N, D, V = 23, 6, 17
 
@@ -161,3 +161,9 @@ def test_an_empty_chunk_is_refused():
     leaves, targets, weights = problem()
     with pytest.raises(ValueError, match="chunk_size"):
         chunked(leaves, targets, weights, 0)
+
+
+def test_rows_within_a_budget():
+    # LLaDA's vocabulary: 4 x 126,464 bytes a row
+    assert rows_within(128, 126464) == 265
+    assert rows_within(1, 2**20) == 1
