@@ -1,7 +1,7 @@
 """The head against dense logits: ``python -m benchmarks.head``.
 
-Forward and backward of the masked tokens' cross-entropy at LLaDA's vocabulary, half of the positions
-masked. Dense: logits of all positions and ``F.cross_entropy``, which skips the others.
+Forward and backward of the masked tokens' cross-entropy at LLaDA's vocabulary, half of the
+positions masked. Dense: logits of all positions and ``F.cross_entropy``, which skips the others.
 """
 
 from dataclasses import dataclass

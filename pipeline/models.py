@@ -2,7 +2,6 @@
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,7 +17,7 @@ from weft.models import (
     read_architecture,
     resolve_checkpoint,
 )
-from weft.models.base import Denoiser
+from weft.models.base import Architecture, Denoiser
 
 
 def open_denoiser(path: str, *, device: str = "cpu") -> Denoiser:
@@ -77,7 +76,7 @@ def _of_folder(folder: str) -> str:
     )
 
 
-def _architecture(path: str) -> dict[str, Any]:
+def _architecture(path: str) -> Architecture:
     require_finished(path)
     try:
         return read_architecture(path)
@@ -90,7 +89,7 @@ def check_context(path: str, num_tokens: int, what: str) -> None:
 
     ``what`` names the settings that ask for them.
     """
-    limit = int(_architecture(path)["max_sequence_length"])
+    limit = _architecture(path).max_length
     if num_tokens > limit:
         raise ConfigError(
             f"{what}: wanted at most the {limit} tokens of {path}'s context, got {num_tokens}"
@@ -100,5 +99,5 @@ def check_context(path: str, num_tokens: int, what: str) -> None:
 def start_fingerprint(config: RunConfig) -> str:
     """Identity of the weights that training starts from, but for the seed of random ones."""
     if config.model.init == "random":
-        return fingerprint(["random", _architecture(config.model.path)])
+        return fingerprint(["random", _architecture(config.model.path).values])
     return weights_fingerprint(config.model.path)

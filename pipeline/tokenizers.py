@@ -41,19 +41,19 @@ def _check_fit(path: str, tokenizer: Any) -> None:
     from weft.models import read_architecture
 
     try:
-        config = read_architecture(path)
+        architecture = read_architecture(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     for name in ("mask_token_id", "eos_token_id"):
-        if config[name] != getattr(tokenizer, name):
+        if getattr(architecture, name) != getattr(tokenizer, name):
             raise CheckpointError(
                 f"{path}: {name}: wanted the tokenizer's {getattr(tokenizer, name)} in config.json "
-                f"too, got {config[name]}; correct the one that is wrong"
+                f"too, got {getattr(architecture, name)}; correct the one that is wrong"
             )
-    if len(tokenizer) > config["embedding_size"]:
+    if len(tokenizer) > architecture.vocab_size:
         raise CheckpointError(
             f"{path}: wanted an embedding for each of the tokenizer's {len(tokenizer)} tokens, got "
-            f"embedding_size {config['embedding_size']}; this tokenizer is of another model"
+            f"{architecture.vocab_size}; this tokenizer is of another model"
         )
 
 

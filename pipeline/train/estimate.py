@@ -36,15 +36,15 @@ def model_size(path: str) -> ModelSize:
         denoiser = meta_denoiser(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
-    config = denoiser.config
+    architecture = denoiser.architecture
     return ModelSize(
         num_parameters=sum(p.numel() for p in denoiser.parameters()),
         num_in_block_matrices=sum(
             p.numel() for name, p in denoiser.named_parameters() if is_block_matrix(name, p)
         ),
-        width=config.d_model,
-        num_layers=config.n_layers,
-        mlp_width=config.mlp_hidden_size,
+        width=architecture.width,
+        num_layers=architecture.num_layers,
+        mlp_width=architecture.mlp_width,
         vocab_size=denoiser.vocab_size,
     )
 

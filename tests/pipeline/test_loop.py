@@ -17,7 +17,9 @@ from pipeline.train.data import TrainingData
 from pipeline.train.loop import TrainState, World, train
 from pipeline.train.optim import build_optimizers
 from pipeline.train.plan import BatchPlan, as_lengths
-from weft.models.llada import LladaConfig, LladaDenoiser
+from weft.models import Denoiser
+from weft.models.llada import llada_architecture
+from weft.models.llada_config import LladaConfig
 
 NUM_STEPS = 4
 
@@ -35,7 +37,7 @@ class Silent:
         pass
 
 
-def small_denoiser() -> LladaDenoiser:
+def small_denoiser() -> Denoiser:
     config = {
         "model_type": "llada",
         "d_model": 16,
@@ -49,7 +51,7 @@ def small_denoiser() -> LladaDenoiser:
         "eos_token_id": 0,
         "pad_token_id": 0,
     }
-    denoiser = LladaDenoiser(LladaConfig.from_json(config, "test"))
+    denoiser = llada_architecture(LladaConfig.from_json(config, "test")).build()
     denoiser.initialize(torch.Generator().manual_seed(0))
     return denoiser
 

@@ -8,12 +8,14 @@ import torch
 
 from pipeline.config import TrainSection
 from pipeline.train.optim import Optimizers, build_optimizers
-from weft.models.llada import LladaConfig, LladaDenoiser
+from weft.models import Denoiser
+from weft.models.llada import llada_architecture
+from weft.models.llada_config import LladaConfig
 
 NUM_STEPS = 10
 
 
-def small_denoiser() -> LladaDenoiser:
+def small_denoiser() -> Denoiser:
     config = {
         "model_type": "llada",
         "d_model": 8,
@@ -27,7 +29,7 @@ def small_denoiser() -> LladaDenoiser:
         "eos_token_id": 0,
         "pad_token_id": 0,
     }
-    denoiser = LladaDenoiser(LladaConfig.from_json(config, "test"))
+    denoiser = llada_architecture(LladaConfig.from_json(config, "test")).build()
     denoiser.initialize(torch.Generator().manual_seed(0))
     return denoiser
 
@@ -37,16 +39,16 @@ def section(**changes: object) -> TrainSection:
     return dataclasses.replace(TrainSection(), **settings)  # type: ignore[arg-type]
 
 
-def built(model: LladaDenoiser, **changes: object) -> Optimizers:
+def built(model: Denoiser, **changes: object) -> Optimizers:
     return build_optimizers(model, section(**changes), NUM_STEPS)
 
 
-def names_of(model: LladaDenoiser, group: dict[str, object]) -> set[str]:
+def names_of(model: Denoiser, group: dict[str, object]) -> set[str]:
     by_id = {id(p): name for name, p in model.named_parameters()}
     return {by_id[id(p)] for p in group["params"]}  # type: ignore[attr-defined]
 
 
-def step(model: LladaDenoiser, optimizers: Optimizers, number: int) -> None:
+def step(model: Denoiser, optimizers: Optimizers, number: int) -> None:
     """One update from gradients that are a function of the step's number alone."""
     generator = torch.Generator().manual_seed(number)
     for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""Checkpoints: ``config.json`` and safetensors, never pickled objects or remote code."""
+"""Checkpoints: ``config.json``, safetensors and tokenizer; never pickled objects or remote code."""
 
 import json
 import os
@@ -6,20 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from weft.models.base import Denoiser
-from weft.models.llada import LladaDenoiser
-from weft.models.llada_config import LladaConfig
+from weft.models.base import Architecture, Denoiser
+from weft.models.families import architecture_of
+from weft.models.weights import write_weights
 from weft.suggest import did_you_mean
 
 EMBEDDED = {"tiny": Path(__file__).resolve().parent.parent / "assets" / "tiny"}
 """Checkpoints that come with the package, by name."""
 
-_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_FAMILIES = ("llada",)
+_CONFIG = "config.json"
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+_MAX_SHARD_SIZE = "5GB"
 
 
 def resolve_checkpoint(path: str) -> Path:
@@ -51,52 +50,63 @@ def resolve_checkpoint(path: str) -> Path:
 def load_denoiser(
     path: str, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> Denoiser:
-    """The denoiser at ``path``, its weights read once, straight to ``device`` in ``dtype``.
+    """The denoiser at ``path``, its weights in ``dtype`` on ``device``.
 
     Raises ValueError for a folder that holds no whole checkpoint of a known family.
     """
     folder = resolve_checkpoint(path)
-    denoiser = meta_denoiser(path)
-    denoiser.load_checkpoint_state(_read_weights(folder, str(device), dtype), str(folder))
-    return _with_buffers(denoiser).to(device)
+    return read_architecture(path).load(folder, dtype=dtype, device=str(device))
 
 
 def random_denoiser(path: str, *, generator: torch.Generator) -> Denoiser:
     """A denoiser of the architecture at ``path`` whose weights are drawn from ``generator``."""
-    denoiser = LladaDenoiser(_read_config(resolve_checkpoint(path)))
+    denoiser = read_architecture(path).build()
     denoiser.initialize(generator)
     return denoiser
 
 
-def read_architecture(path: str) -> dict[str, Any]:
-    """The values of the checked ``config.json`` at ``path``; ValueError for an unknown family."""
-    return _read_config(resolve_checkpoint(path)).to_json()
-
-
-def meta_denoiser(path: str) -> LladaDenoiser:
+def meta_denoiser(path: str) -> Denoiser:
     """The architecture at ``path`` without storage, for counting and for loading."""
-    config = _read_config(resolve_checkpoint(path))
     with torch.device("meta"):
-        return LladaDenoiser(config)
+        return read_architecture(path).build()
 
 
-def save_denoiser(denoiser: Denoiser, folder: str | Path) -> None:
-    """Write ``config.json`` and ``model.safetensors`` in the family's own layout.
+def read_architecture(path: str) -> Architecture:
+    """What the ``config.json`` at ``path`` describes.
 
-    Each file appears whole or not at all. Raises ValueError for a family that cannot be saved.
+    Token ids that it lacks are those of the tokenizer beside it. Raises ValueError for a file that
+    cannot be read, an unknown family, or values that do not fit it.
     """
-    if not isinstance(denoiser, LladaDenoiser):
-        raise ValueError(f"save_denoiser: wanted a LLaDA denoiser, got {type(denoiser).__name__}")
+    folder = resolve_checkpoint(path)
+    return architecture_of(
+        _read_config(folder), str(folder / _CONFIG), lambda name: _token_id(folder, name)
+    )
+
+
+def save_denoiser(
+    denoiser: Denoiser,
+    folder: str | Path,
+    *,
+    state: dict[str, Tensor] | None = None,
+    max_shard_size: str = _MAX_SHARD_SIZE,
+) -> None:
+    """Write ``config.json`` and the weights in the family's own layout.
+
+    ``state`` stands in for the denoiser's own weights, under its own names, where those are spread
+    over ranks. Each file appears whole or not at all.
+    """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    state = {k: v.detach().contiguous().cpu() for k, v in denoiser.checkpoint_state().items()}
-    temporary = target / f".{_WEIGHTS}.tmp"
-    save_file(state, temporary, metadata={"format": "pt"})
-    os.replace(temporary, target / _WEIGHTS)
-    text = json.dumps(denoiser.config.to_json(), indent=1, sort_keys=True) + "\n"
-    temporary = target / ".config.json.tmp"
+    weights = denoiser.checkpoint_state(state)
+    write_weights(
+        {name: tensor.detach().cpu() for name, tensor in weights.items()},
+        target,
+        max_shard_size=max_shard_size,
+    )
+    temporary = target / f".{_CONFIG}.tmp"
+    text = json.dumps(denoiser.architecture.values, indent=1, sort_keys=True) + "\n"
     temporary.write_text(text)
-    os.replace(temporary, target / "config.json")
+    os.replace(temporary, target / _CONFIG)
 
 
 def load_tokenizer(path: str) -> Any:
@@ -104,69 +114,42 @@ def load_tokenizer(path: str) -> Any:
 
     Where it names no mask token, as the published LLaDA's, the one of ``config.json`` is taken.
     """
-    from transformers import PreTrainedTokenizerFast
-
-    # The generic class reads tokenizer.json and the chat template of any family without its code.
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(resolve_checkpoint(path)))
+    folder = resolve_checkpoint(path)
+    tokenizer = _read_tokenizer(folder)
     if tokenizer.mask_token is None:
-        tokenizer.mask_token = tokenizer.convert_ids_to_tokens(
-            read_architecture(path)["mask_token_id"]
-        )
+        mask_token_id = _read_config(folder).get("mask_token_id")
+        if mask_token_id is not None:
+            tokenizer.mask_token = tokenizer.convert_ids_to_tokens(mask_token_id)
     return tokenizer
 
 
-def _with_buffers(denoiser: LladaDenoiser) -> LladaDenoiser:
-    """Rotary frequencies are no part of a checkpoint: built on meta, they are computed here."""
-    fresh = type(denoiser.rotary)(denoiser.rotary.config)
-    denoiser.rotary = fresh
-    return denoiser
+def _read_tokenizer(folder: Path) -> Any:
+    from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
+
+    if not (folder / "tokenizer.json").is_file() and (folder / "merges.txt").is_file():
+        # Dream comes as Qwen2's vocabulary and merges, with code of its own to read them.
+        return Qwen2Tokenizer.from_pretrained(str(folder))
+    # The generic class reads tokenizer.json and the chat template of any family without its code.
+    return PreTrainedTokenizerFast.from_pretrained(str(folder))
 
 
-def _read_config(folder: Path) -> LladaConfig:
-    path = folder / "config.json"
+def _token_id(folder: Path, name: str) -> int | None:
+    """``mask_token_id`` or ``eos_token_id`` of the tokenizer; None if it has none."""
+    try:
+        found: int | None = getattr(_read_tokenizer(folder), name)
+    except (OSError, ValueError):
+        return None
+    return found
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / _CONFIG
     try:
         values = json.loads(path.read_text())
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from error
-    family = values.get("model_type") if isinstance(values, dict) else None
-    if family not in _FAMILIES:
-        raise ValueError(
-            f"{path}: model_type: wanted one of {', '.join(_FAMILIES)}, got {family!r}"
-        )
-    return LladaConfig.from_json(values, str(path))
-
-
-def _read_weights(folder: Path, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    """All tensors in ``dtype``; of another dtype, no more than one file is held at a time."""
-    from safetensors import SafetensorError
-
-    names = _weight_files(folder)
-    tensors: dict[str, Tensor] = {}
-    for name in names:
-        try:
-            part = load_file(folder / name, device=device)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{folder / name}: not a whole safetensors file: {error}") from error
-        tensors |= {key: part.pop(key).to(dtype) for key in list(part)}
-    return tensors
-
-
-def _weight_files(folder: Path) -> list[str]:
-    # The single file first, as transformers does: it is what ``save_denoiser`` writes, perhaps into
-    # a folder whose older shards and index are still there.
-    if (folder / _WEIGHTS).is_file():
-        return [_WEIGHTS]
-    if (folder / _INDEX).is_file():
-        try:
-            index = json.loads((folder / _INDEX).read_text())
-            # Names alone: an index must not lead out of its folder.
-            return sorted({Path(name).name for name in index["weight_map"].values()})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{folder / _INDEX}: wanted JSON with a weight_map, got {error!r}"
-            ) from error
-    raise ValueError(
-        f"{folder}: wanted {_WEIGHTS} or {_INDEX}, found neither; the weights are missing"
-    )
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: wanted an object with a model_type, got {type(values).__name__}")
+    return values

@@ -37,9 +37,9 @@ def test_logits_equal_those_of_the_published_code(shared_data):
 
 def test_logits_have_the_width_of_the_embedding(shared_data):
     model = meta_denoiser(str(shared_data / "golden" / "llada_tiny"))
-    assert (model.config.vocab_size, model.vocab_size) == (320, 384)
+    assert (model.architecture.values["vocab_size"], model.vocab_size) == (320, 384)
     assert (model.mask_token_id, model.eos_token_id, model.max_length) == (319, 2, 128)
-    assert model.logit_shift is False
+    assert model.architecture.logit_shift is False
 
 
 @pytest.mark.parametrize("changed", [0, 7, 15])

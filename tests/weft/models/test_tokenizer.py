@@ -58,9 +58,9 @@ def test_tags_are_single_tokens_that_decoding_shows():
 
 def test_special_tokens_have_the_ids_of_the_model():
     assert TOKENIZER.convert_tokens_to_ids(SPECIAL) == [0, 1, 2, 3, 4]
-    config = meta_denoiser("tiny").config
+    config = meta_denoiser("tiny").architecture
     assert (TOKENIZER.eos_token_id, TOKENIZER.pad_token_id) == (0, 0)
-    assert (config.eos_token_id, config.pad_token_id) == (0, 0)
+    assert (config.eos_token_id, config.values["pad_token_id"]) == (0, 0)
     assert TOKENIZER.mask_token_id == config.mask_token_id == 1
     assert len(TOKENIZER) == config.vocab_size == 384
     assert TOKENIZER.decode([0, 1, 2, 3, 4], skip_special_tokens=True) == ""

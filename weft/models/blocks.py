@@ -1,0 +1,197 @@
+"""A bidirectional stack of transformers' decoder blocks: what LLaDA, Dream and A2D are built from.
+
+Blocks of Llama, Qwen2 or Qwen3 (RMSNorm, rotary positions, SwiGLU) with attention in both
+directions. Families differ in the block, in the names of a checkpoint's weights, in its
+configuration, and in whether their logits are shifted.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from weft.head import Head
+from weft.models.base import Architecture, Denoiser
+from weft.models.weights import read_weights
+
+ATTENTION = "weft_sdpa"
+"""Name under which transformers' blocks find our attention."""
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj")
+"""What LoRA adapts in d1's recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockArchitecture(Architecture):
+    """An ``Architecture`` of such blocks."""
+
+    blocks: Any
+    """transformers' configuration of the blocks."""
+    block_class: Callable[[Any, int], nn.Module]
+    norm_class: Callable[..., nn.Module]
+    rotary_class: Callable[[Any], nn.Module]
+    is_tied: bool
+    """Embeddings and output layer are one matrix, stored once."""
+    official_name: Callable[[str], str]
+    """Name of a weight of ours (``blocks.0.mlp.up_proj.weight``) in the family's checkpoints."""
+
+    def build(self) -> "BlockDenoiser":
+        """See ``Architecture.build``."""
+        return BlockDenoiser(self)
+
+    def load(self, folder: Path, *, dtype: torch.dtype, device: str) -> "BlockDenoiser":
+        """See ``Architecture.load``; weights are read once, straight to ``device``."""
+        with torch.device("meta"):
+            denoiser = self.build()
+        denoiser.take_over(read_weights(folder, device=device, dtype=dtype), str(folder))
+        return denoiser.to(device)
+
+
+class BlockDenoiser(Denoiser):
+    """See the module; ``architecture`` says which family it is."""
+
+    def __init__(self, architecture: BlockArchitecture) -> None:
+        """Blocks without meaningful weights; load them, or call ``initialize``."""
+        super().__init__()
+        self.architecture: BlockArchitecture = architecture
+        config = architecture.blocks
+        self.wte = nn.Embedding(architecture.vocab_size, architecture.width)
+        self.blocks = nn.ModuleList(
+            architecture.block_class(config, n) for n in range(architecture.num_layers)
+        )
+        for block in self.blocks:
+            attention: Any = block.self_attn
+            attention.is_causal = False
+        self.ln_f = architecture.norm_class(architecture.width, eps=config.rms_norm_eps)
+        self.rotary = architecture.rotary_class(config)
+        self.ff_out = nn.Linear(architecture.width, architecture.vocab_size, bias=False)
+        self._recomputes = False
+        self._tie()
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """See ``Denoiser.hidden_states``."""
+        hidden = self.wte(input_ids)
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        # The rotation is computed in float32 and handed on in the dtype of the blocks.
+        rotation = self.rotary(hidden, positions)
+        bias = _attention_bias(attention_mask)
+        for block in self.blocks:
+            if self._recomputes and self.training:
+                hidden = checkpoint(_run_block, block, hidden, bias, rotation, use_reentrant=False)
+            else:
+                hidden = _run_block(block, hidden, bias, rotation)
+        hidden = self.ln_f(hidden)
+        return _shifted(hidden) if self.architecture.logit_shift else hidden
+
+    @property
+    def head(self) -> Head:
+        """See ``Denoiser.head``."""
+        return Head(self.ff_out.weight)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """See ``Denoiser.enable_gradient_checkpointing``."""
+        self._recomputes = True
+
+    def initial_scale(self, name: str) -> float:
+        """Smaller by the square root of twice the depth where a block writes back."""
+        is_output = name.endswith(("o_proj.weight", "down_proj.weight"))
+        return (2 * len(self.blocks)) ** -0.5 if is_output else 1.0
+
+    def checkpoint_state(self, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """See ``Denoiser.checkpoint_state``."""
+        state = self.state_dict() if state is None else state
+        tied = {"ff_out.weight"} if self.architecture.is_tied else set()
+        rename = self.architecture.official_name
+        return {rename(name): tensor for name, tensor in state.items() if name not in tied}
+
+    def take_over(self, tensors: dict[str, Tensor], where: str) -> None:
+        """Use ``tensors`` (names as in ``checkpoint_state``) as weights, without copying them.
+
+        A tied output layer may be there as well, if it is the same as the embedding. What is no
+        part of a checkpoint is computed. Raises ValueError listing every key that is missing, left
+        over or of another shape.
+        """
+        rename = self.architecture.official_name
+        if self.architecture.is_tied:
+            tensors = _without_twin(tensors, rename("ff_out.weight"), rename("wte.weight"))
+        _require_fit(self.checkpoint_state(), tensors, where)
+        names = {rename(name): name for name in self.state_dict()}
+        own = {names[key]: tensor for key, tensor in tensors.items()}
+        self.load_state_dict(own, strict=False, assign=True)
+        self._tie()
+        self.rotary = self.architecture.rotary_class(self.architecture.blocks)
+
+    def _tie(self) -> None:
+        if self.architecture.is_tied:
+            self.ff_out.weight = self.wte.weight
+
+
+def _run_block(
+    block: nn.Module, hidden: Tensor, bias: Tensor | None, rotation: tuple[Tensor, Tensor]
+) -> Tensor:
+    output: Tensor = block(hidden, attention_mask=bias, position_embeddings=rotation)
+    return output
+
+
+def _shifted(hidden: Tensor) -> Tensor:
+    """Row i holds what the network says of token i: its own row i - 1, and the first its own."""
+    return torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
+
+
+def _without_twin(tensors: dict[str, Tensor], twin: str, original: str) -> dict[str, Tensor]:
+    if twin in tensors and original in tensors and torch.equal(tensors[twin], tensors[original]):
+        return {name: tensor for name, tensor in tensors.items() if name != twin}
+    return tensors
+
+
+def _require_fit(wanted: dict[str, Tensor], tensors: dict[str, Tensor], where: str) -> None:
+    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    shapes = [
+        f"{key} wanted {list(wanted[key].shape)} got {list(tensors[key].shape)}"
+        for key in sorted(wanted.keys() & tensors.keys())
+        if wanted[key].shape != tensors[key].shape
+    ]
+    if missing or extra or shapes:
+        raise ValueError(
+            f"{where}: the weights do not fit config.json: missing {missing}, left over "
+            f"{extra}, of another shape {shapes}"
+        )
+
+
+def _attention_bias(attention_mask: Tensor | None) -> Tensor | None:
+    """[B, 1, L, L] bool for SDPA: True where attention goes. A row of padding attends to itself, so
+    that its softmax is never empty."""
+    if attention_mask is None or bool(attention_mask.all()):
+        return None
+    length = attention_mask.shape[1]
+    itself = torch.eye(length, dtype=torch.bool, device=attention_mask.device)
+    return attention_mask[:, None, None, :] | itself[None, None]
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' SDPA, in float32 on a CPU.
+
+    There the backward pass of the fused kernel takes four times as long in bfloat16.
+    """
+    if query.device.type != "cpu":
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
+    with torch.autocast("cpu", enabled=False):
+        output, _ = sdpa_attention_forward(
+            module, query.float(), key.float(), value.float(), attention_mask, **kwargs
+        )
+    return output.to(value.dtype), None
+
+
+AttentionInterface.register(ATTENTION, _attention)
