@@ -64,6 +64,10 @@ class Denoiser(nn.Module, ABC):
         Tied weights are there once.
         """
 
+    @abstractmethod
+    def official_module(self, name: str) -> str:
+        """Name of a layer of ours, such as ``blocks.0.mlp.up_proj``, in those checkpoints."""
+
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:
         """Draw all weights: normal with standard deviation 0.02, less where ``initial_scale`` says

@@ -109,6 +109,10 @@ class BlockDenoiser(Denoiser):
         rename = self.architecture.official_name
         return {rename(name): tensor for name, tensor in state.items() if name not in tied}
 
+    def official_module(self, name: str) -> str:
+        """See ``Denoiser.official_module``."""
+        return self.architecture.official_name(f"{name}.weight").removesuffix(".weight")
+
     def take_over(self, tensors: dict[str, Tensor], where: str) -> None:
         """Use ``tensors`` (names as in ``checkpoint_state``) as weights, without copying them.
 

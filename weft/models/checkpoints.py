@@ -10,6 +10,7 @@ from torch import Tensor
 
 from weft.models.base import Architecture, Denoiser
 from weft.models.families import architecture_of
+from weft.models.lora import is_adapter, load_adapter, read_adapter_config
 from weft.models.weights import write_weights
 from weft.suggest import did_you_mean
 
@@ -52,10 +53,15 @@ def load_denoiser(
 ) -> Denoiser:
     """The denoiser at ``path``, its weights in ``dtype`` on ``device``.
 
-    Raises ValueError for a folder that holds no whole checkpoint of a known family.
+    A LoRA adapter is put into the checkpoint that it names, unmerged, in float32. Raises ValueError
+    for a folder that holds no whole checkpoint of a known family.
     """
     folder = resolve_checkpoint(path)
-    return read_architecture(path).load(folder, dtype=dtype, device=str(device))
+    if not is_adapter(folder):
+        return read_architecture(path).load(folder, dtype=dtype, device=str(device))
+    denoiser = load_denoiser(read_adapter_config(folder)[1], dtype=dtype, device=device)
+    load_adapter(denoiser, folder)
+    return denoiser
 
 
 def random_denoiser(path: str, *, generator: torch.Generator) -> Denoiser:
@@ -72,12 +78,12 @@ def meta_denoiser(path: str) -> Denoiser:
 
 
 def read_architecture(path: str) -> Architecture:
-    """What the ``config.json`` at ``path`` describes.
+    """What the ``config.json`` at ``path``, or of the checkpoint that an adapter names, describes.
 
     Token ids that it lacks are those of the tokenizer beside it. Raises ValueError for a file that
     cannot be read, an unknown family, or values that do not fit it.
     """
-    folder = resolve_checkpoint(path)
+    folder = _base_folder(path)
     return architecture_of(
         _read_config(folder), str(folder / _CONFIG), lambda name: _token_id(folder, name)
     )
@@ -114,13 +120,18 @@ def load_tokenizer(path: str) -> Any:
 
     Where it names no mask token, as the published LLaDA's, the one of ``config.json`` is taken.
     """
-    folder = resolve_checkpoint(path)
-    tokenizer = _read_tokenizer(folder)
+    tokenizer = _read_tokenizer(resolve_checkpoint(path))
     if tokenizer.mask_token is None:
-        mask_token_id = _read_config(folder).get("mask_token_id")
+        mask_token_id = _read_config(_base_folder(path)).get("mask_token_id")
         if mask_token_id is not None:
             tokenizer.mask_token = tokenizer.convert_ids_to_tokens(mask_token_id)
     return tokenizer
+
+
+def _base_folder(path: str) -> Path:
+    """The folder with ``config.json`` and the weights: of an adapter, that of its base."""
+    folder = resolve_checkpoint(path)
+    return resolve_checkpoint(read_adapter_config(folder)[1]) if is_adapter(folder) else folder
 
 
 def _read_tokenizer(folder: Path) -> Any:

@@ -97,6 +97,10 @@ class MaskedLmDenoiser(Denoiser):
         tied = {f"{_PREFIX}{name}" for name in self.network.all_tied_weights_keys}
         return {k.removeprefix(_PREFIX): v for k, v in state.items() if k not in tied}
 
+    def official_module(self, name: str) -> str:
+        """See ``Denoiser.official_module``."""
+        return name.removeprefix(_PREFIX)
+
 
 def _identity(hidden: Tensor) -> Tensor:
     return hidden

@@ -109,6 +109,8 @@ class TableDenoiser(Denoiser):
 
     def checkpoint_state(self, state=None): ...
 
+    def official_module(self, name): ...
+
 
 def test_generate_ranks_predictions_that_float32_cannot_tell_apart():
     # Probabilities 1 - 3 exp(-margin): 1 - 2e-8 and nearer, which are all 1 in float32.
