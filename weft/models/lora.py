@@ -30,7 +30,7 @@ class LoraSettings:
     """Sizes of the adapter; the defaults are d1's recipe."""
 
     rank: int = 128
-    alpha: float = 256.0
+    alpha: int = 256
     """The product of the two matrices is scaled by ``alpha / rank``."""
     dropout: float = 0.05
     target_modules: tuple[str, ...] = ()
@@ -86,14 +86,15 @@ def save_adapter(
     target.mkdir(parents=True, exist_ok=True)
     weights = {n: t.detach().contiguous().cpu() for n, t in adapter_state(denoiser, state).items()}
     modules = sorted({name.removeprefix(_PREFIX).rpartition(".lora_")[0] for name in weights})
-    values = LoraConfig(
+    config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=modules,
         base_model_name_or_path=base,
         inference_mode=True,
-    ).to_dict()
+    )
+    values: dict[str, Any] = config.to_dict()  # type: ignore[no-untyped-call]
     # peft keeps names as a set, which JSON does not know.
     values |= {"target_modules": modules, "peft_type": "LORA"}
     temporary = target / f".{ADAPTER_WEIGHTS}.tmp"
@@ -107,14 +108,15 @@ def save_adapter(
 def read_adapter_config(folder: Path) -> tuple[LoraSettings, str]:
     """``(settings, base)`` of the adapter in ``folder``.
 
-    Raises ValueError for a file that is no LoRA adapter, or asks for more than two matrices a layer.
+    Raises ValueError for a file that is no LoRA adapter, or for one with more than two matrices a
+    layer.
     """
     path = folder / ADAPTER_CONFIG
     try:
         values: dict[str, Any] = json.loads(path.read_text())
         settings = LoraSettings(
             rank=int(values["r"]),
-            alpha=float(values["lora_alpha"]),
+            alpha=int(values["lora_alpha"]),
             dropout=float(values.get("lora_dropout") or 0.0),
         )
         base = str(values["base_model_name_or_path"])

@@ -22,7 +22,7 @@ from weft.models.lora import (
     save_adapter,
 )
 
-SMALL = LoraSettings(rank=4, alpha=8.0, dropout=0.0)
+SMALL = LoraSettings(rank=4, alpha=8, dropout=0.0)
 
 
 def generator(seed=0):
