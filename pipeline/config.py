@@ -198,12 +198,18 @@ class TrainSection:
     """Learning-rate schedule after the warm-up."""
     warmup_steps: int = 20
     """Optimizer steps of linear warm-up."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: autocast with float32 master weights."""
+    precision: Literal["float32", "bfloat16", "pure_bfloat16"] = "float32"
+    """bfloat16: computed in it, trained weights kept in float32; pure_bfloat16: all of it."""
     head_chunk_mib: int = field(default=128, metadata=RESOURCE)
     """Logits held at once in the loss, in MiB of float32."""
     gradient_checkpointing: bool = field(default=False, metadata=RESOURCE)
     """Recompute the activations of each block in the backward pass."""
+    parallelism: Literal["ddp", "fsdp"] = field(default="ddp", metadata=RESOURCE)
+    """ddp: each worker has all weights; fsdp: they are spread over the workers (FSDP2)."""
+    cpu_offload: bool = field(default=False, metadata=RESOURCE)
+    """Under fsdp on GPUs: weights, gradients and optimizer state stay in main memory."""
+    compile: bool = field(default=False, metadata=RESOURCE)
+    """Compile the blocks with torch.compile."""
     num_workers: int = field(default=1, metadata=RESOURCE)
     """Data-parallel workers."""
     cpus_per_worker: float = field(default=2.0, metadata=RESOURCE)
@@ -214,8 +220,28 @@ class TrainSection:
     """Optimizer steps between checkpoints to resume from."""
     log_every: int = field(default=10, metadata=RESOURCE)
     """Optimizer steps between logged metrics."""
+    max_skipped_steps: int = field(default=10, metadata=RESOURCE)
+    """Steps of a run that may be skipped because their gradient is not finite."""
     max_failures: int = field(default=3, metadata=RESOURCE)
     """How often a broken worker group is started again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSection:
+    """A LoRA adapter instead of all weights; the sizes are those of d1's recipe."""
+
+    __pydantic_config__ = _FORBID
+
+    enabled: bool = False
+    """Train an adapter, and save it alone."""
+    rank: int = 128
+    """Rank of the two matrices of an adapted layer."""
+    alpha: int = 256
+    """Their product is scaled by alpha / rank."""
+    dropout: float = 0.05
+    """Dropout before the first matrix, while training."""
+    target_modules: tuple[str, ...] = ()
+    """Last parts of the names of adapted layers; empty: query, key and value projections."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,6 +316,7 @@ class RunConfig:
     objective: ObjectiveSection = ObjectiveSection()
     reference: ReferenceSection = ReferenceSection()
     train: TrainSection = TrainSection()
+    lora: LoraSection = LoraSection()
     evaluate: EvaluateSection = EvaluateSection()
     report: ReportSection = ReportSection()
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from pipeline.config import EvaluateSection, RunConfig, SourceSection
+from pipeline.config import EvaluateSection, RunConfig, SourceSection, TrainSection
 from pipeline.errors import ConfigError
 from weft.suggest import did_you_mean
 from weft.tasks import TASK_NAMES
@@ -32,12 +32,14 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "data.max_length data.num_shards reference.num_levels reference.batch_tokens "
         "reference.head_chunk_mib reference.num_actors train.epochs train.batch_size "
         "train.micro_batch_tokens train.num_workers train.checkpoint_every train.log_every "
+        "lora.rank lora.alpha "
         "train.head_chunk_mib evaluate.gen_length evaluate.block_length evaluate.steps "
         "evaluate.batch_size evaluate.num_actors evaluate.num_items"
     )
     not_negative = (
         "data.tail_max reference.tail train.max_steps train.warmup_steps train.weight_decay "
-        "train.max_grad_norm train.max_failures evaluate.benchmark_items evaluate.temperature "
+        "train.max_grad_norm train.max_failures train.max_skipped_steps "
+        "evaluate.benchmark_items evaluate.temperature "
         "evaluate.cfg_scale rates.gamma rates.rate_min reference.num_gpus evaluate.num_gpus "
         "report.num_examples"
     )
@@ -45,7 +47,7 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "train.learning_rate train.muon_learning_rate rates.rate_max data.num_cpus "
         "reference.num_cpus train.cpus_per_worker evaluate.num_cpus"
     )
-    fraction = "train.beta1 train.beta2"
+    fraction = "train.beta1 train.beta2 lora.dropout"
     for key in at_least_one.split():
         if _value(config, key) < 1:
             yield _wanted(key, "at least 1", _value(config, key))
@@ -109,6 +111,7 @@ def _impossible(config: RunConfig) -> Iterator[str]:
             f"an example for each of train.num_workers {train.num_workers}",
             train.batch_size,
         )
+    yield from _parallelism(train)
     if config.model.trust_remote_code:
         yield (
             "model.trust_remote_code: no built-in family runs code of a checkpoint; leave it false"
@@ -117,6 +120,16 @@ def _impossible(config: RunConfig) -> Iterator[str]:
         yield _wanted("train.name", "a folder name", train.name)
     if not _is_folder_name(config.evaluate.name):
         yield _wanted("evaluate.name", "a folder name", config.evaluate.name)
+
+
+def _parallelism(train: TrainSection) -> Iterator[str]:
+    if train.cpu_offload and not (train.parallelism == "fsdp" and train.use_gpu):
+        yield "train.cpu_offload: wanted train.parallelism fsdp and train.use_gpu with it"
+    if train.parallelism == "fsdp" and train.optimizer == "muon":
+        yield (
+            "train.optimizer: muon needs whole matrices, which train.parallelism fsdp spreads over "
+            "the workers; use adamw or ddp"
+        )
 
 
 def _is_folder_name(name: str) -> bool:

@@ -20,21 +20,30 @@ from weft.models import (
 from weft.models.base import Architecture, Denoiser
 
 
-def open_denoiser(path: str, *, device: str = "cpu") -> Denoiser:
+def open_denoiser(
+    path: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Denoiser:
     """The denoiser at ``path``, in evaluation mode; CheckpointError when it cannot be loaded."""
     try:
-        return load_denoiser(path, device=device).eval()
+        return load_denoiser(path, device=device, dtype=dtype).eval()
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: the denoiser cannot be loaded: {error}") from error
 
 
-def new_denoiser(config: RunConfig) -> Denoiser:
+def start_generator(config: RunConfig) -> torch.Generator:
+    """What the weights that training starts with are drawn from: the run's seed."""
+    return torch.Generator().manual_seed(config.run.seed)
+
+
+def new_denoiser(
+    config: RunConfig, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> Denoiser:
     """The denoiser that training starts from: pretrained, or drawn anew with the run's seed."""
     if config.model.init == "pretrained":
-        return open_denoiser(config.model.path)
-    generator = torch.Generator().manual_seed(config.run.seed)
+        return open_denoiser(config.model.path, dtype=dtype, device=str(device))
     try:
-        return random_denoiser(config.model.path, generator=generator)
+        drawn = random_denoiser(config.model.path, generator=start_generator(config))
+        return drawn.to(device=device, dtype=dtype)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"model.path {config.model.path}: {error}") from error
 

@@ -5,10 +5,11 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pipeline.errors import ArtifactError
 
@@ -118,11 +119,28 @@ def write_bytes(path: str, content: bytes) -> None:
         with _reporting(path, "written"):
             fs.pipe_file(inner, content)
         return
+    with _appearing_whole(path, inner) as file:
+        file.write(content)
+
+
+def copy_in(source: str, path: str) -> None:
+    """Copy the local file ``source`` to ``path``, whole or not at all, without holding it."""
+    fs, inner = _open_fs(path)
+    if not is_local(path):
+        with _reporting(path, "written"):
+            fs.put_file(source, inner)
+        return
+    with Path(source).open("rb") as content, _appearing_whole(path, inner) as file:
+        shutil.copyfileobj(content, file, _CHUNK_BYTES)
+
+
+@contextlib.contextmanager
+def _appearing_whole(path: str, inner: str) -> Iterator[BinaryIO]:
     temporary = Path(f"{inner}.{uuid.uuid4().hex[:8]}{_TEMPORARY}")
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(inner)

@@ -1,27 +1,30 @@
 """The training loop: a denoiser, a plan and a reporter. It knows torch.distributed, but no Ray."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.train.data import TrainingData
 from pipeline.train.metrics import MetricSums, add_sums, summarize
-from pipeline.train.optim import Optimizers
+from pipeline.train.parallel import accumulating, replicate, scale_and_clip
 from pipeline.train.plan import BatchPlan, check_world_size
+from pipeline.train.state import TrainState
+from pipeline.train.world import World
 from weft.batch import Batch, collate
 from weft.head import rows_within
 from weft.method_config import MethodConfig
 from weft.models.base import Denoiser
 from weft.step import StepSums, denoising_step
+
+logger = logging.getLogger(__name__)
 
 
 class Reporter(Protocol):
@@ -32,25 +35,6 @@ class Reporter(Protocol):
 
     def checkpoint(self, step: int, values: dict[str, float]) -> None:
         """Save the state after ``step``; every rank calls it at the same step."""
-
-
-@dataclass
-class TrainState:
-    """What changes while training: everything that a resumed run needs beside its inputs."""
-
-    denoiser: Denoiser
-    optimizers: Optimizers
-    step: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class World:
-    """This process's place among the data-parallel workers."""
-
-    rank: int = 0
-    size: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 class _StepModule(nn.Module):
@@ -103,15 +87,21 @@ def train(
     state.denoiser.train()
     window = _Window()
     for epoch, step_examples in _remaining_steps(plan, state.step, num_steps):
-        sums = _accumulate(module, data, plan, config, epoch, step_examples, world)
+        sums = _accumulate(module, state.denoiser, data, plan, config, epoch, step_examples, world)
         totals = _all_reduce(sums, world)
-        grad_norm = _scale_and_clip(state.denoiser, totals, config, world)
-        _check_finite(grad_norm, state.step + 1)
+        # Normalised by masked tokens, a step may have none; its gradients are zero already.
+        count = max(float(totals["normalizer_count"]), 1.0)
+        # Ranks average their gradients; the method wants the sum.
+        factor, limit = world.size / count, config.train.max_grad_norm
+        grad_norm = scale_and_clip(state.denoiser, factor, limit)
         learning_rate = state.optimizers.learning_rate
-        state.optimizers.step()
+        if _is_usable(grad_norm, state, config):
+            state.optimizers.step()
+            window.add(totals, grad_norm, learning_rate)
+        else:
+            state.optimizers.skip()
         state.optimizers.zero_grad()
         state.step += 1
-        window.add(totals, grad_norm, learning_rate)
         _report(state, window, config, num_steps, epoch, world, reporter)
 
 
@@ -131,8 +121,7 @@ def _wrap(
                 chunk_rows=rows_within(config.train.head_chunk_mib, model.vocab_size),
             )
 
-    module = _StepModule(denoiser, run_step)
-    return DistributedDataParallel(module) if world.size > 1 else module
+    return replicate(_StepModule(denoiser, run_step), denoiser, world)
 
 
 def _remaining_steps(plan: BatchPlan, done: int, num_steps: int) -> Iterator[tuple[int, list[int]]]:
@@ -146,6 +135,7 @@ def _remaining_steps(plan: BatchPlan, done: int, num_steps: int) -> Iterator[tup
 
 def _accumulate(
     module: nn.Module,
+    denoiser: Denoiser,
     data: TrainingData,
     plan: BatchPlan,
     config: RunConfig,
@@ -157,25 +147,12 @@ def _accumulate(
     sums: MetricSums = {}
     batches = plan.micro_batches(step_examples, world.rank, world.size, epoch=epoch)
     for number, indices in enumerate(batches):
-        batch = make_batch(data, indices, config, epoch, module_denoiser(module))
-        is_last = number + 1 == len(batches)
-        if isinstance(module, DistributedDataParallel) and not is_last:
-            with module.no_sync():
-                loss, step_sums = module(batch.to(world.device))
-                loss.backward()
-        else:
+        batch = make_batch(data, indices, config, epoch, denoiser)
+        with accumulating(module, denoiser, is_last=number + 1 == len(batches)):
             loss, step_sums = module(batch.to(world.device))
             loss.backward()
         sums = add_sums(sums, step_sums.metric_sums())
     return sums
-
-
-def module_denoiser(module: nn.Module) -> Denoiser:
-    """The denoiser inside the step module, wrapped or not."""
-    inner = module.module if isinstance(module, DistributedDataParallel) else module
-    denoiser = inner.denoiser
-    assert isinstance(denoiser, Denoiser)
-    return denoiser
 
 
 def make_batch(
@@ -205,29 +182,23 @@ def _all_reduce(sums: MetricSums, world: World) -> MetricSums:
     return {n: p.reshape(sums[n].shape) for n, p in zip(names, parts, strict=True)}
 
 
-def _scale_and_clip(
-    denoiser: Denoiser, totals: MetricSums, config: RunConfig, world: World
-) -> float:
-    """Turn summed gradients into those of the normalised loss, clip them; their norm before."""
-    # Normalised by masked tokens, a step may have none; its gradients are zero already.
-    count = max(float(totals["normalizer_count"]), 1.0)
-    parameters = [p for p in denoiser.parameters() if p.grad is not None]
-    # DistributedDataParallel averages over ranks; the method wants the sum.
-    scale = world.size / count
-    for parameter in parameters:
-        parameter.grad.mul_(scale)  # type: ignore[union-attr]
-    limit = config.train.max_grad_norm
-    norm = nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else float("inf"))
-    return float(norm)
+def _is_usable(grad_norm: float, state: TrainState, config: RunConfig) -> bool:
+    """Whether the gradient may reach the weights; every rank sees the same norm.
 
-
-def _check_finite(grad_norm: float, step: int) -> None:
-    """Stop before a broken gradient reaches the weights; every rank sees the same norm."""
-    if not math.isfinite(grad_norm):
+    Raises ConfigError once more steps than ``train.max_skipped_steps`` had one that is not finite.
+    """
+    if math.isfinite(grad_norm):
+        return True
+    state.num_skipped += 1
+    limit = config.train.max_skipped_steps
+    logger.warning("step=%d skipped: grad_norm=%s", state.step + 1, grad_norm)
+    if state.num_skipped > limit:
         raise ConfigError(
-            f"step {step}: wanted a finite gradient norm, got {grad_norm}: training diverged; "
+            f"step {state.step + 1}: wanted a finite gradient norm, got {grad_norm} for the "
+            f"{state.num_skipped}. time (train.max_skipped_steps {limit}): training diverged; "
             f"lower train.learning_rate and train.muon_learning_rate, and start with --overwrite"
         )
+    return False
 
 
 class _Window:
@@ -248,9 +219,11 @@ class _Window:
         self.learning_rate = learning_rate
 
     def values(self) -> dict[str, float]:
+        if not self.num_steps:
+            return {}
         seconds = time.monotonic() - self.started
         return summarize(self.sums, seconds) | {
-            "grad_norm": self.grad_norm_sum / max(1, self.num_steps),
+            "grad_norm": self.grad_norm_sum / self.num_steps,
             "learning_rate": self.learning_rate,
         }
 
@@ -268,10 +241,16 @@ def _report(
     saves = is_last or state.step % config.train.checkpoint_every == 0
     if not (saves or state.step % config.train.log_every == 0):
         return
-    values = {"step": float(state.step), "epoch": float(epoch), **window.values()}
-    state.history.append(values)
-    if world.rank == 0:
-        reporter.metrics(state.step, values)
+    values = {
+        "step": float(state.step),
+        "epoch": float(epoch),
+        "num_skipped": float(state.num_skipped),
+        **window.values(),
+    }
+    if window.num_steps:  # else all were skipped
+        state.history.append(values)
+        if world.rank == 0:
+            reporter.metrics(state.step, values)
     if saves:
         reporter.checkpoint(state.step, values)
     window.clear()  # its clock leaves out the time that saving took

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.config import TrainSection
 
@@ -34,19 +34,35 @@ class Optimizers:
         """Current learning rate of AdamW, the last of the optimizers."""
         return float(self.schedulers[-1].get_last_lr()[0])
 
-    def state_dict(self) -> dict[str, Any]:
-        """State of all optimizers and schedules, tensors and plain values only."""
-        return {
-            "optimizers": [o.state_dict() for o in self.optimizers],
-            "schedulers": [_plain(s.state_dict()) for s in self.schedulers],
-        }
+    def skip(self) -> None:
+        """Let a step pass without an update: the learning rates go on."""
+        for scheduler in self.schedulers:
+            scheduler.step()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned."""
-        for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(values)
-        for scheduler, values in zip(self.schedulers, state["schedulers"], strict=True):
-            scheduler.load_state_dict(values)
+    def state_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """What the optimizer of ``parameter`` keeps with it, to be read and changed."""
+        owner = next(o for o in self.optimizers if _owns(o, parameter))
+        kept: dict[str, Tensor] = owner.state[parameter]
+        return kept
+
+    def schedules(self) -> list[dict[str, Any]]:
+        """State of the schedules, plain values only."""
+        return [
+            {
+                "scheduler": {k: v for k, v in s.state_dict().items() if k != "lr_lambdas"},
+                "learning_rates": [float(group["lr"]) for group in o.param_groups],
+            }
+            for o, s in zip(self.optimizers, self.schedulers, strict=True)
+        ]
+
+    def restore_schedules(self, state: list[dict[str, Any]]) -> None:
+        """Bring the schedules to what ``schedules`` returned."""
+        for optimizer, scheduler, values in zip(
+            self.optimizers, self.schedulers, state, strict=True
+        ):
+            scheduler.load_state_dict(values["scheduler"] | {"lr_lambdas": [None]})
+            for group, rate in zip(optimizer.param_groups, values["learning_rates"], strict=True):
+                group["lr"] = rate
 
 
 def build_optimizers(model: nn.Module, train: TrainSection, num_steps: int) -> Optimizers:
@@ -98,8 +114,5 @@ def _schedule(optimizer: torch.optim.Optimizer, train: TrainSection, num_steps: 
     )
 
 
-def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """Without the schedule's functions, which ``weights_only`` loading refuses."""
-    return {k: v for k, v in state.items() if k != "lr_lambdas"} | {
-        "lr_lambdas": [None] * len(state.get("lr_lambdas", []))
-    }
+def _owns(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> bool:
+    return any(parameter is own for group in optimizer.param_groups for own in group["params"])

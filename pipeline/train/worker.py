@@ -19,13 +19,15 @@ from pipeline.artifacts import require
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.layout import layout
-from pipeline.models import new_denoiser
 from pipeline.tokenizers import open_tokenizer
 from pipeline.train.checkpoints import restore_state, save_state
 from pipeline.train.data import TrainingData, load_training_data
-from pipeline.train.loop import TrainState, World, describe_device, train
+from pipeline.train.loop import describe_device, train
 from pipeline.train.optim import build_optimizers
 from pipeline.train.plan import BatchPlan, as_lengths, total_steps
+from pipeline.train.start import save_result, start_denoiser
+from pipeline.train.state import TrainState
+from pipeline.train.world import World
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +108,7 @@ def _train(job: Job, ready: _Ready, world: World) -> None:
             reporter=reporter,
             dataset_beta_ref=_dataset_beta_ref(job.config, ready.data),
         )
-    if world.rank == 0:
-        export(job, ready.state)
+    export(job, ready.state, world)
 
 
 def _dataset_beta_ref(config: RunConfig, data: TrainingData) -> float | None:
@@ -156,9 +157,7 @@ def _world(config: RunConfig) -> World:
 
 
 def _start_state(job: Job, num_steps: int, world: World) -> TrainState:
-    denoiser = new_denoiser(job.config).to(world.device)
-    if job.config.train.gradient_checkpointing:
-        denoiser.enable_gradient_checkpointing()
+    denoiser = start_denoiser(job.config, world)
     optimizers = build_optimizers(denoiser, job.config.train, num_steps)
     state = TrainState(denoiser, optimizers)
     checkpoint = ray.train.get_checkpoint()
@@ -193,14 +192,14 @@ class RayReporter:
             self.board.add_scalar(f"train/{name}", value, step)
 
     def checkpoint(self, step: int, values: dict[str, float]) -> None:
-        """Save the state through Ray Train; all ranks call it, rank 0 writes."""
-        if self.world.rank != 0:
-            ray.train.report(values)
-            return
+        """Save the state through Ray Train, each rank its part; replicas leave it to rank 0."""
         with tempfile.TemporaryDirectory() as folder:
-            save_state(self.state, Path(folder), self.job.recipe)
-            ray.train.report(values, checkpoint=ray.train.Checkpoint.from_directory(folder))
-        write_history(self.job.folder, self.state.history)
+            save_state(self.state, Path(folder), self.job.recipe, self.world)
+            has_part = any(Path(folder).iterdir())
+            part = ray.train.Checkpoint.from_directory(folder) if has_part else None
+            ray.train.report(values, checkpoint=part)
+        if self.world.rank == 0:
+            write_history(self.job.folder, self.state.history)
 
     def close(self) -> None:
         """Flush what is buffered."""
@@ -214,13 +213,13 @@ def write_history(folder: str, history: list[dict[str, float]]) -> None:
     storage.write_bytes(storage.join(folder, "metrics.jsonl"), lines.encode())
 
 
-def export(job: Job, state: TrainState) -> None:
+def export(job: Job, state: TrainState, world: World) -> None:
     """The final weights and tokenizer, in the layout that the model was loaded from; metrics."""
-    from weft.models import save_denoiser
-
-    write_history(job.folder, state.history)
     with tempfile.TemporaryDirectory() as local:
-        save_denoiser(state.denoiser, Path(local))
+        save_result(state.denoiser, Path(local), job.config, world)
+        if world.rank != 0:
+            return
         open_tokenizer(job.config.model).save_pretrained(local)
+        write_history(job.folder, state.history)
         for path in sorted(Path(local).iterdir()):
-            storage.write_bytes(storage.join(job.folder, path.name), path.read_bytes())
+            storage.copy_in(str(path), storage.join(job.folder, path.name))

@@ -54,6 +54,10 @@ class Denoiser(nn.Module, ABC):
         """The output layer."""
 
     @abstractmethod
+    def layers(self) -> list[nn.Module]:
+        """The blocks, in order: the parts that weights are spread over ranks and compiled by."""
+
+    @abstractmethod
     def enable_gradient_checkpointing(self) -> None:
         """Recompute each block's activations in the backward pass instead of keeping them."""
 
@@ -61,7 +65,7 @@ class Denoiser(nn.Module, ABC):
     def checkpoint_state(self, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The weights, or ``state`` in place of them, under the names of the family's checkpoints.
 
-        Tied weights are there once.
+        Tied weights are there once, and an adapter's are left out.
         """
 
     @abstractmethod
@@ -122,6 +126,11 @@ class Architecture(ABC):
 
         Raises ValueError listing every key that is missing, left over or of another shape.
         """
+
+
+def without_adapter(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` as it would be if no adapter had been put in; see ``weft.models.lora``."""
+    return {k.replace(".base_layer.", "."): v for k, v in state.items() if ".lora_" not in k}
 
 
 TokenId = Callable[[str], int | None]

@@ -17,8 +17,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from weft.head import Head
-from weft.models.base import Architecture, Denoiser
-from weft.models.weights import read_weights
+from weft.models.base import Architecture, Denoiser, without_adapter
+from weft.models.weights import read_weights, require_fit
 
 ATTENTION = "weft_sdpa"
 """Name under which transformers' blocks find our attention."""
@@ -71,7 +71,7 @@ class BlockDenoiser(Denoiser):
         self.rotary = architecture.rotary_class(config)
         self.ff_out = nn.Linear(architecture.width, architecture.vocab_size, bias=False)
         self._recomputes = False
-        self._tie()
+        self.tie()
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """See ``Denoiser.hidden_states``."""
@@ -93,6 +93,10 @@ class BlockDenoiser(Denoiser):
         """See ``Denoiser.head``."""
         return Head(self.ff_out.weight)
 
+    def layers(self) -> list[nn.Module]:
+        """See ``Denoiser.layers``."""
+        return list(self.blocks)
+
     def enable_gradient_checkpointing(self) -> None:
         """See ``Denoiser.enable_gradient_checkpointing``."""
         self._recomputes = True
@@ -104,7 +108,7 @@ class BlockDenoiser(Denoiser):
 
     def checkpoint_state(self, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """See ``Denoiser.checkpoint_state``."""
-        state = self.state_dict() if state is None else state
+        state = without_adapter(self.state_dict() if state is None else state)
         tied = {"ff_out.weight"} if self.architecture.is_tied else set()
         rename = self.architecture.official_name
         return {rename(name): tensor for name, tensor in state.items() if name not in tied}
@@ -123,14 +127,19 @@ class BlockDenoiser(Denoiser):
         rename = self.architecture.official_name
         if self.architecture.is_tied:
             tensors = _without_twin(tensors, rename("ff_out.weight"), rename("wte.weight"))
-        _require_fit(self.checkpoint_state(), tensors, where)
+        require_fit(self.checkpoint_state(), tensors, where)
         names = {rename(name): name for name in self.state_dict()}
         own = {names[key]: tensor for key, tensor in tensors.items()}
         self.load_state_dict(own, strict=False, assign=True)
-        self._tie()
-        self.rotary = self.architecture.rotary_class(self.architecture.blocks)
+        self.tie()
+        self.compute_buffers()
 
-    def _tie(self) -> None:
+    def compute_buffers(self, device: torch.device | str = "cpu") -> None:
+        """Rotary frequencies are no part of a checkpoint: built on meta, they are made here."""
+        self.rotary = self.architecture.rotary_class(self.architecture.blocks).to(device)
+
+    def tie(self) -> None:
+        """Make output layer and embeddings one matrix where the architecture says so."""
         if self.architecture.is_tied:
             self.ff_out.weight = self.wte.weight
 
@@ -151,20 +160,6 @@ def _without_twin(tensors: dict[str, Tensor], twin: str, original: str) -> dict[
     if twin in tensors and original in tensors and torch.equal(tensors[twin], tensors[original]):
         return {name: tensor for name, tensor in tensors.items() if name != twin}
     return tensors
-
-
-def _require_fit(wanted: dict[str, Tensor], tensors: dict[str, Tensor], where: str) -> None:
-    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-    shapes = [
-        f"{key} wanted {list(wanted[key].shape)} got {list(tensors[key].shape)}"
-        for key in sorted(wanted.keys() & tensors.keys())
-        if wanted[key].shape != tensors[key].shape
-    ]
-    if missing or extra or shapes:
-        raise ValueError(
-            f"{where}: the weights do not fit config.json: missing {missing}, left over "
-            f"{extra}, of another shape {shapes}"
-        )
 
 
 def _attention_bias(attention_mask: Tensor | None) -> Tensor | None:

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from weft.models.base import Denoiser
 from weft.suggest import did_you_mean
@@ -48,18 +49,39 @@ def has_lora(denoiser: Denoiser) -> bool:
     return any(f".{_PARTS[0]}." in name for name, _ in denoiser.named_parameters())
 
 
-def add_lora(denoiser: Denoiser, settings: LoraSettings, *, generator: torch.Generator) -> None:
-    """Put an adapter that changes nothing yet into ``denoiser``, and freeze all other weights.
+def add_lora(
+    denoiser: Denoiser,
+    settings: LoraSettings,
+    *,
+    generator: torch.Generator,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Put an adapter of ``dtype`` that changes nothing yet into ``denoiser``; freeze all else.
 
     Its first matrices are drawn from ``generator`` (uniform, as a linear layer's), the second ones
     are 0. Raises ValueError naming target modules that the denoiser does not have.
     """
-    _inject(denoiser, _targets(denoiser, settings.target_modules), settings)
-    with torch.no_grad():
-        for name, parameter in denoiser.named_parameters():
-            if f".{_PARTS[0]}." in name:
-                bound = 1 / math.sqrt(parameter.shape[1])
-                parameter.uniform_(-bound, bound, generator=generator)
+    _inject(denoiser, _targets(denoiser, settings.target_modules), settings, dtype)
+    initialize_lora(denoiser, generator=generator)
+
+
+@torch.no_grad()
+def initialize_lora(denoiser: Denoiser, *, generator: torch.Generator) -> None:
+    """Draw the first matrices of the adapter anew, wherever their parts lie; zero the second."""
+    for name, parameter in denoiser.named_parameters():
+        if f".{_PARTS[0]}." in name:
+            bound = 1 / math.sqrt(parameter.shape[1])
+            drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
+            _assign(parameter, drawn)
+        elif f".{_PARTS[1]}." in name:
+            parameter.zero_()
+
+
+def _assign(parameter: Tensor, values: Tensor) -> None:
+    if isinstance(parameter, DTensor):
+        mesh, placements = parameter.device_mesh, parameter.placements
+        values = distribute_tensor(values.to(mesh.device_type), mesh, placements)
+    parameter.copy_(values)
 
 
 def adapter_state(denoiser: Denoiser, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -175,7 +197,12 @@ def merge_lora(denoiser: Denoiser) -> None:
     denoiser.requires_grad_(True)
 
 
-def _inject(denoiser: Denoiser, modules: list[str], settings: LoraSettings) -> None:
+def _inject(
+    denoiser: Denoiser,
+    modules: list[str],
+    settings: LoraSettings,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(
@@ -186,6 +213,9 @@ def _inject(denoiser: Denoiser, modules: list[str], settings: LoraSettings) -> N
     )
     denoiser.requires_grad_(False)
     inject_adapter_in_model(config, denoiser, adapter_name=_NAME)
+    for name, parameter in denoiser.named_parameters():
+        if _is_part(name):  # whatever the precision of what is adapted
+            parameter.data = parameter.data.to(dtype)
 
 
 def _targets(denoiser: Denoiser, wanted: tuple[str, ...]) -> list[str]:

@@ -11,7 +11,14 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from weft.head import Head
-from weft.models.base import Architecture, Denoiser, TokenId, checked_ids, misfit
+from weft.models.base import (
+    Architecture,
+    Denoiser,
+    TokenId,
+    checked_ids,
+    misfit,
+    without_adapter,
+)
 
 _PREFIX = "network."
 _LORA_TARGETS = ("query", "key", "value", "Wqkv", "q_proj", "k_proj", "v_proj", "q_lin", "k_lin")
@@ -87,13 +94,18 @@ class MaskedLmDenoiser(Denoiser):
         decoder = self._output()
         return Head(decoder.weight, decoder.bias)
 
+    def layers(self) -> list[nn.Module]:
+        """See ``Denoiser.layers``."""
+        lists = [list(m) for m in self.network.modules() if isinstance(m, nn.ModuleList)]
+        return max(lists, key=len)
+
     def enable_gradient_checkpointing(self) -> None:
         """See ``Denoiser.enable_gradient_checkpointing``."""
         self.network.gradient_checkpointing_enable()
 
     def checkpoint_state(self, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """See ``Denoiser.checkpoint_state``."""
-        state = self.state_dict() if state is None else state
+        state = without_adapter(self.state_dict() if state is None else state)
         tied = {f"{_PREFIX}{name}" for name in self.network.all_tied_weights_keys}
         return {k.removeprefix(_PREFIX): v for k, v in state.items() if k not in tied}
 

@@ -1,15 +1,31 @@
 """Weight files: safetensors, in one file or in shards with an index; never pickled objects."""
 
 import json
+import math
 import os
 import tempfile
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+Shapes = Mapping[str, Any]
+"""Tensors by name, or what has a ``shape`` like them."""
+
+
+class Header(NamedTuple):
+    """What a file says of a tensor."""
+
+    shape: tuple[int, ...]
+    dtype: str
 
 
 def read_weights(folder: Path, *, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -17,8 +33,6 @@ def read_weights(folder: Path, *, device: str, dtype: torch.dtype) -> dict[str, 
 
     Raises ValueError for files that are missing or not whole.
     """
-    from safetensors import SafetensorError
-
     tensors: dict[str, Tensor] = {}
     for name in weight_files(folder):
         try:
@@ -27,6 +41,43 @@ def read_weights(folder: Path, *, device: str, dtype: torch.dtype) -> dict[str, 
             raise ValueError(f"{folder / name}: not a whole safetensors file: {error}") from error
         tensors |= {key: part.pop(key).to(dtype) for key in list(part)}
     return tensors
+
+
+def require_fit(wanted: Shapes, found: Shapes, where: str) -> None:
+    """Raise ValueError listing every key of ``found`` that is missing, left over or misshapen."""
+    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    shapes = [
+        f"{key} wanted {list(wanted[key].shape)} got {list(found[key].shape)}"
+        for key in sorted(wanted.keys() & found.keys())
+        if tuple(wanted[key].shape) != tuple(found[key].shape)
+    ]
+    if missing or extra or shapes:
+        raise ValueError(
+            f"{where}: the weights do not fit config.json: missing {missing}, left over "
+            f"{extra}, of another shape {shapes}"
+        )
+
+
+def read_headers(folder: Path) -> dict[str, Header]:
+    """Shape and dtype of every tensor in ``folder``, without reading any."""
+    headers: dict[str, Header] = {}
+    for name in weight_files(folder):
+        try:
+            with safe_open(folder / name, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118 - no mapping
+                    part = file.get_slice(key)
+                    headers[key] = Header(tuple(part.get_shape()), part.get_dtype())
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{folder / name}: not a whole safetensors file: {error}") from error
+    return headers
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The dtype of most of the weights in ``folder``."""
+    sizes: Counter[str] = Counter()
+    for header in read_headers(folder).values():
+        sizes[header.dtype] += math.prod(header.shape)
+    return _DTYPES.get(sizes.most_common(1)[0][0], torch.float32)
 
 
 def weight_files(folder: Path) -> list[str]:
