@@ -19,6 +19,7 @@ from pipeline.errors import ArtifactError
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 RECIPE = "recipe.json"
+ADAPTER_CONFIG = "adapter_config.json"
 """Written before anything else of an artifact: which configuration it is being made for."""
 
 
@@ -161,9 +162,14 @@ def require_replaceable(folder: str) -> None:
         )
 
 
-def weights_identity(checksums: Mapping[str, str]) -> str:
-    """Fingerprint of a checkpoint's ``config.json`` and weight files, by SHA-256 of each file."""
+def weights_identity(checksums: Mapping[str, str], base: str) -> str:
+    """Fingerprint of a checkpoint's configuration and weight files, by SHA-256 of each file.
+
+    An adapter is nothing without the weights that it adapts: ``base`` is their fingerprint.
+    """
     weights = {name: digest for name, digest in checksums.items() if name.endswith(".safetensors")}
+    if ADAPTER_CONFIG in checksums:
+        return fingerprint([checksums[ADAPTER_CONFIG], weights, base])
     return fingerprint([checksums["config.json"], weights])
 
 

@@ -18,6 +18,7 @@ from weft.models import (
     resolve_checkpoint,
 )
 from weft.models.base import Architecture, Denoiser
+from weft.models.lora import is_adapter, read_adapter_config
 
 
 def open_denoiser(
@@ -70,19 +71,33 @@ def weights_fingerprint(path: str) -> str:
         artifacts.verify_files(path, manifest)
     try:
         folder = resolve_checkpoint(path)
+        if manifest is not None and is_adapter(folder):
+            _require_same_base(folder, manifest)
         return _of_folder(str(folder))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: the checkpoint cannot be read: {error}") from error
 
 
+def _require_same_base(folder: Path, manifest: Manifest) -> None:
+    base, trained = read_adapter_config(folder)[1], manifest.inputs["weights"]
+    found = weights_fingerprint(base)
+    if found != trained:
+        raise CheckpointError(
+            f"{folder}: an adapter of weights {trained}, but {base} has {found} now; put the "
+            f"weights that it was trained on there, or train it again"
+        )
+
+
 @functools.lru_cache(maxsize=8)
 def _of_folder(folder: str) -> str:
-    names = sorted(p.name for p in Path(folder).glob("*.safetensors"))
+    path = Path(folder)
+    names = sorted(p.name for p in path.glob("*.safetensors"))
     if not names:
         raise CheckpointError(f"{folder}: wanted *.safetensors weights, got none")
-    return artifacts.weights_identity(
-        {name: storage.sha256(storage.join(folder, name)) for name in [*names, "config.json"]}
-    )
+    names.append(artifacts.ADAPTER_CONFIG if is_adapter(path) else "config.json")
+    checksums = {name: storage.sha256(storage.join(folder, name)) for name in names}
+    base = weights_fingerprint(read_adapter_config(path)[1]) if is_adapter(path) else ""
+    return artifacts.weights_identity(checksums, base)
 
 
 def _architecture(path: str) -> Architecture:

@@ -72,7 +72,7 @@ def wanted_manifest(config: RunConfig) -> Manifest:
     inputs = {"prepared": prepared.content, "weights": start_fingerprint(config)} | tokenizer
     if uses_entropies(config):
         inputs["entropies"] = _matching_entropies(config, prepared).content
-    sections = ("model", "rates", "noise", "objective", "train")
+    sections = ("model", "rates", "noise", "objective", "train", *_adapter_sections(config))
     settings = {name: identity(getattr(config, name)) for name in sections}
     settings["model"].pop("path")  # known by its weights; where it lies may change
     policy = {k: getattr(config.data, k) for k in ("eos_policy", "tail_max", "max_length")}
@@ -83,6 +83,10 @@ def wanted_manifest(config: RunConfig) -> Manifest:
     settings["noise"]["version"] = NOISE_VERSION
     settings |= {"data": policy, "run": {"seed": config.run.seed}}
     return Manifest(stage="train", config=settings, inputs=inputs)
+
+
+def _adapter_sections(config: RunConfig) -> tuple[str, ...]:
+    return ("lora",) if config.lora.enabled else ()
 
 
 def _check_can_train(config: RunConfig, num_examples: int) -> None:
