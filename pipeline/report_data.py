@@ -33,7 +33,7 @@ class Checkpoint:
     def weights_identity(self) -> str:
         """What an evaluation of it has as its input ``weights``."""
         checksums = {name: entry.sha256 for name, entry in self.manifest.files.items()}
-        return artifacts.weights_identity(checksums, self.manifest.inputs["weights"])
+        return artifacts.weights_identity(checksums, self.manifest.inputs.get("weights", ""))
 
 
 @dataclass(frozen=True)
