@@ -19,8 +19,9 @@ from pipeline.errors import ArtifactError
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 RECIPE = "recipe.json"
-ADAPTER_CONFIG = "adapter_config.json"
 """Written before anything else of an artifact: which configuration it is being made for."""
+ADAPTER_CONFIG = "adapter_config.json"
+"""In a checkpoint that is a LoRA adapter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +70,8 @@ def fingerprint(value: Any) -> str:
 
 def file_entry(path: str, *, num_rows: int = 0) -> FileEntry:
     """The entry of a file that was just written."""
-    content = storage.read_bytes(path)
     return FileEntry(
-        sha256=hashlib.sha256(content).hexdigest(), num_bytes=len(content), num_rows=num_rows
+        sha256=storage.sha256(path), num_bytes=storage.num_bytes(path), num_rows=num_rows
     )
 
 

@@ -179,7 +179,7 @@ class TrainSection:
     batch_size: int = 64
     """Examples of one optimizer step, over all workers and micro-batches."""
     micro_batch_tokens: int = field(default=4096, metadata=RESOURCE)
-    """Token budget of one forward and backward pass, padding included."""
+    """Token budget of one forward and backward pass, padding included unless packed."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon: torch.optim.Muon for the matrices of the blocks, AdamW for the rest."""
     learning_rate: float = 1e-3
@@ -200,6 +200,8 @@ class TrainSection:
     """Optimizer steps of linear warm-up."""
     precision: Literal["float32", "bfloat16", "pure_bfloat16"] = "float32"
     """bfloat16: computed in it, trained weights kept in float32; pure_bfloat16: all of it."""
+    packing: bool = field(default=False, metadata=RESOURCE)
+    """Take padding out before the network runs; attention stays within each example."""
     head_chunk_mib: int = field(default=128, metadata=RESOURCE)
     """Logits held at once in the loss, in MiB of float32."""
     gradient_checkpointing: bool = field(default=False, metadata=RESOURCE)
@@ -291,6 +293,18 @@ class EvaluateSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MergeSection:
+    """A LoRA adapter becomes a checkpoint of its own (stage merge)."""
+
+    __pydantic_config__ = _FORBID
+
+    checkpoint: str = ""
+    """Adapter folder, or a name under checkpoints/."""
+    name: str = ""
+    """Folder under checkpoints/ to write; empty: the adapter's name and -merged."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportSection:
     """The HTML report (stage report)."""
 
@@ -318,6 +332,7 @@ class RunConfig:
     train: TrainSection = TrainSection()
     lora: LoraSection = LoraSection()
     evaluate: EvaluateSection = EvaluateSection()
+    merge: MergeSection = MergeSection()
     report: ReportSection = ReportSection()
 
 

@@ -71,6 +71,11 @@ def _value(config: RunConfig, key: str) -> float:
     return value
 
 
+def _text(config: RunConfig, key: str) -> str:
+    section, name = key.split(".")
+    return str(getattr(getattr(config, section), name))
+
+
 def _impossible(config: RunConfig) -> Iterator[str]:
     rates, train = config.rates, config.train
     if not 0 < config.noise.eps < 1:
@@ -118,8 +123,9 @@ def _impossible(config: RunConfig) -> Iterator[str]:
         )
     if not train.name or not _is_folder_name(train.name):
         yield _wanted("train.name", "a folder name", train.name)
-    if not _is_folder_name(config.evaluate.name):
-        yield _wanted("evaluate.name", "a folder name", config.evaluate.name)
+    for key in ("evaluate.name", "merge.name"):
+        if not _is_folder_name(_text(config, key)):
+            yield _wanted(key, "a folder name", _text(config, key))
 
 
 def _parallelism(train: TrainSection) -> Iterator[str]:

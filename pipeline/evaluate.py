@@ -18,15 +18,14 @@ from pipeline.artifacts import Manifest
 from pipeline.cluster import ray_session
 from pipeline.config import RunConfig, identity
 from pipeline.decode_shard import ROW_SCHEMA, EvaluateActor, Shard
-from pipeline.errors import CheckpointError, DataError
+from pipeline.errors import DataError
 from pipeline.items import load_items
 from pipeline.layout import layout
-from pipeline.models import check_context, require_finished, weights_fingerprint
+from pipeline.models import check_context, named_checkpoint, weights_fingerprint
 from pipeline.shard_tasks import Workers, run_shards
 from pipeline.statistics import accuracy_interval
 from pipeline.tokenization import prompt_ids
 from pipeline.tokenizers import open_tokenizer_at, tokenizer_fingerprints_at
-from weft.models import EMBEDDED
 
 logger = logging.getLogger(__name__)
 
@@ -84,19 +83,7 @@ def describe(config: RunConfig) -> str:
 def resolve_checkpoint_name(config: RunConfig) -> str:
     """The checkpoint to evaluate: a name under checkpoints/, a path, or model.path when empty."""
     wanted = config.evaluate.checkpoint
-    if not wanted:
-        return config.model.path
-    own = layout(config).checkpoint(wanted)
-    is_name = "/" not in wanted
-    if is_name and wanted not in EMBEDDED and not storage.exists(own):
-        there = ", ".join([*storage.list_files(layout(config).checkpoints), *EMBEDDED])
-        raise CheckpointError(
-            f"evaluate.checkpoint: wanted one of {there}, or a folder with a slash in it (./NAME), "
-            f"got {wanted}; jobs/train.py --train.name {wanted} would make it"
-        )
-    path = own if is_name and storage.exists(own) else wanted
-    require_finished(path)
-    return path
+    return named_checkpoint(config, wanted, "evaluate.checkpoint") if wanted else config.model.path
 
 
 def evaluation_name(config: RunConfig) -> str:
@@ -248,7 +235,7 @@ def training_facts(checkpoint: str) -> dict[str, Any]:
         manifest = artifacts.read_manifest(checkpoint)
     except (OSError, ValueError):
         manifest = None
-    if manifest is None or manifest.stage != "train":
+    if manifest is None or manifest.stage != "train" or "run" not in manifest.config:
         return {"path": PurePosixPath(checkpoint).name}
     config = manifest.config
     unseeded = {name: values for name, values in config.items() if name != "run"}

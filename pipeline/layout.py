@@ -82,6 +82,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
             checkpoint=_absolute_input(evaluate.checkpoint),
             data_dir=_absolute_file(evaluate.data_dir),
         ),
+        merge=replace(config.merge, checkpoint=_absolute_input(config.merge.checkpoint)),
     )
 
 

@@ -9,7 +9,7 @@ from pipeline import artifacts, storage
 from pipeline.artifacts import Manifest, fingerprint
 from pipeline.config import RunConfig
 from pipeline.errors import CheckpointError, ConfigError
-from pipeline.layout import STATE_FOLDER
+from pipeline.layout import STATE_FOLDER, layout
 from weft.models import (
     EMBEDDED,
     load_denoiser,
@@ -47,6 +47,24 @@ def new_denoiser(
         return drawn.to(device=device, dtype=dtype)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"model.path {config.model.path}: {error}") from error
+
+
+def named_checkpoint(config: RunConfig, wanted: str, key: str) -> str:
+    """The checkpoint ``wanted`` by the setting ``key``: a name under checkpoints/, or a path.
+
+    Raises CheckpointError listing the names that there are, and as ``require_finished``.
+    """
+    own = layout(config).checkpoint(wanted)
+    is_name = "/" not in wanted
+    if is_name and wanted not in EMBEDDED and not storage.exists(own):
+        there = ", ".join([*storage.list_files(layout(config).checkpoints), *EMBEDDED])
+        raise CheckpointError(
+            f"{key}: wanted one of {there}, or a folder with a slash in it (./NAME), got {wanted}; "
+            f"jobs/train.py --train.name {wanted} would make it"
+        )
+    path = own if is_name and storage.exists(own) else wanted
+    require_finished(path)
+    return path
 
 
 def require_finished(path: str) -> Manifest | None:

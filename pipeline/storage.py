@@ -200,6 +200,13 @@ def read_if_whole(path: str, schema: "pa.Schema") -> "pa.Table | None":
     return table if table.schema.equals(schema) else None
 
 
+def num_bytes(path: str) -> int:
+    """Size of the file at ``path``; ArtifactError when it cannot be read."""
+    fs, inner = _open_fs(path)
+    with _reporting(path, "read"):
+        return int(fs.size(inner))
+
+
 def sha256(path: str) -> str:
     """Hexadecimal SHA-256 of the file at ``path``; ArtifactError when it cannot be read."""
     digest = hashlib.sha256()

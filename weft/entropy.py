@@ -39,6 +39,7 @@ def reference_entropies(
     num_levels: int = 4,
     generators: Sequence[torch.Generator] = (),
     chunk_size: int = 4096,
+    packed: bool = False,
 ) -> Tensor:
     """Uncertainty of every maskable token given its canvas -> [B, L] float32, nats, else 0.
 
@@ -55,7 +56,8 @@ def reference_entropies(
       generator for each example (``weft.noise.example_generator`` with stream ``reference``), so
       they do not depend on the rest of the batch.
 
-    The denoiser is run in evaluation mode and left as it was. Raises ValueError for an unknown
+    ``packed`` takes the padding out before the network runs; see ``Denoiser.hidden_at``. The
+    denoiser is run in evaluation mode and left as it was. Raises ValueError for an unknown
     estimator, ``num_levels < 1``, or a number of generators other than B under ``expected``.
     """
     _check(estimator, num_levels, generators, len(input_ids))
@@ -64,7 +66,9 @@ def reference_entropies(
         total = is_maskable.new_zeros(is_maskable.shape, dtype=torch.float32)
         count = torch.zeros_like(total)
         for is_masked in _mask_patterns(is_maskable, estimator, num_levels, generators):
-            total += _scores(denoiser, input_ids, attention_mask, is_masked, score, chunk_size)
+            total += _scores(
+                denoiser, input_ids, attention_mask, is_masked, score, chunk_size, packed
+            )
             count += is_masked
     # The first pass masks every maskable token, so only others have a count of 0.
     return torch.where(is_maskable, total / count.clamp(min=1.0), 0.0)
@@ -103,10 +107,11 @@ def _scores(
     is_masked: Tensor,
     score: _RowScore,
     chunk_size: int,
+    packed: bool,
 ) -> Tensor:
     """Scores [B, L] of the masked tokens, 0 elsewhere."""
     noisy_ids = torch.where(is_masked, denoiser.mask_token_id, input_ids)
-    hidden = denoiser.hidden_states(noisy_ids, attention_mask)[is_masked]
+    hidden = denoiser.hidden_at(noisy_ids, attention_mask, is_masked, packed=packed)
     scores = torch.zeros(input_ids.shape, dtype=torch.float32, device=input_ids.device)
     scores[is_masked] = _score_rows(hidden, input_ids[is_masked], denoiser.head, score, chunk_size)
     return scores

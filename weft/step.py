@@ -51,10 +51,12 @@ def denoising_step(
     *,
     dataset_beta_ref: float | None = None,
     chunk_rows: int = 8192,
+    packed: bool = False,
 ) -> StepSums:
     """The objective's sums on ``batch``, whose tensors are on the denoiser's device.
 
-    ``chunk_rows`` bounds the rows of logits held at once. The rates are constants to the gradient.
+    ``chunk_rows`` bounds the rows of logits held at once. ``packed`` takes the padding out before
+    the network runs; see ``Denoiser.hidden_at``. The rates are constants to the gradient.
     Under ``entropies = "online"`` a second forward pass, all maskable tokens masked and without
     gradient, gives the entropies (the published algorithm); otherwise the batch's own are used.
     ``gamma = 0`` is plain SFT bit for bit and needs neither.
@@ -62,12 +64,12 @@ def denoising_step(
     Raises ValueError when frozen entropies are needed and the batch has none, and for a
     ``dataset_beta_ref`` that is missing where its scope asks for it.
     """
-    rates = _rates(denoiser, batch, method, dataset_beta_ref, chunk_rows)
+    rates = _rates(denoiser, batch, method, dataset_beta_ref, chunk_rows, packed)
     levels = token_noise_levels(batch.noise_level, rates.relative)
     noisy_ids, is_masked = corrupt(
         batch.input_ids, levels, batch.uniforms, batch.is_maskable, denoiser.mask_token_id
     )
-    hidden = denoiser.hidden_states(noisy_ids, _attention_mask(batch))[is_masked]
+    hidden = denoiser.hidden_at(noisy_ids, _attention_mask(batch), is_masked, packed=packed)
     weights = token_weights(
         batch.noise_level,
         rates.relative,
@@ -88,6 +90,7 @@ def _rates(
     method: MethodConfig,
     dataset_beta_ref: float | None,
     chunk_rows: int,
+    packed: bool,
 ) -> Rates:
     entropy = batch.entropy
     if method.gamma != 0:
@@ -98,6 +101,7 @@ def _rates(
                 _attention_mask(batch),
                 batch.is_maskable,
                 chunk_size=chunk_rows,
+                packed=packed,
             )
         else:
             _require_entropies(batch, method)

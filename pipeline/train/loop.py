@@ -119,6 +119,7 @@ def _wrap(
                 method,
                 dataset_beta_ref=dataset_beta_ref,
                 chunk_rows=rows_within(config.train.head_chunk_mib, model.vocab_size),
+                packed=config.train.packing,
             )
 
     return replicate(_StepModule(denoiser, run_step), denoiser, world)
@@ -147,11 +148,13 @@ def _accumulate(
     sums: MetricSums = {}
     batches = plan.micro_batches(step_examples, world.rank, world.size, epoch=epoch)
     for number, indices in enumerate(batches):
-        batch = make_batch(data, indices, config, epoch, denoiser)
+        # An empty one has its place in the exchange between ranks, and nothing else.
+        batch = make_batch(data, indices or step_examples[:1], config, epoch, denoiser)
         with accumulating(module, denoiser, is_last=number + 1 == len(batches)):
             loss, step_sums = module(batch.to(world.device))
-            loss.backward()
-        sums = add_sums(sums, step_sums.metric_sums())
+            (loss if indices else loss * 0.0).backward()
+        if indices:
+            sums = add_sums(sums, step_sums.metric_sums())
     return sums
 
 

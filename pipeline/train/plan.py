@@ -1,7 +1,8 @@
 """Which examples make up each optimizer step, and how a step is shared among ranks.
 
 A pure function of (example ids, lengths, seed, epoch, batch size): the steps of an epoch do not
-depend on the world size, so a run resumed on another number of workers sees the same batches.
+depend on the world size, so a run resumed on another number of workers sees the same steps. How a
+step is cut into micro-batches depends on the world size and the token budget as well.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError
+from pipeline.train.micro_batches import share_step
 from weft.noise import noise_levels, shuffled_steps, stratified_steps, tail_length
 
 
@@ -30,6 +32,8 @@ class BatchPlan:
     micro_batch_tokens: int
     tail_max: int = 0
     max_length: int = 0
+    is_packed: bool = False
+    """Examples of a micro-batch stand one behind another, without padding."""
 
     @property
     def num_examples(self) -> int:
@@ -58,24 +62,18 @@ class BatchPlan:
     def micro_batches(
         self, step: Sequence[int], rank: int, world_size: int, *, epoch: int
     ) -> list[list[int]]:
-        """The share of ``rank`` in a step, cut into batches of similar length within the budget.
+        """The share of ``rank`` in a step; as many micro-batches as every other rank's.
 
-        Examples go to the ranks by falling length in snake order, which evens out the tokens. A
-        single example over the budget still makes a batch of its own.
+        See ``pipeline.train.micro_batches``; one may be empty.
         """
         lengths = {index: self.canvas_length(epoch, index) for index in step}
-        by_length = sorted(step, key=lambda i: (-lengths[i], i))
-        mine = [
-            index for place, index in enumerate(by_length) if _snake_rank(place, world_size) == rank
-        ]
-        batches: list[list[int]] = []
-        for index in mine:
-            longest = lengths[batches[-1][0]] if batches else 0
-            if batches and longest * (len(batches[-1]) + 1) <= self.micro_batch_tokens:
-                batches[-1].append(index)
-            else:
-                batches.append([index])
-        return batches
+        shares = share_step(
+            lengths,
+            world_size=world_size,
+            budget=self.micro_batch_tokens,
+            is_packed=self.is_packed,
+        )
+        return shares[rank]
 
     def canvas_length(self, epoch: int, index: int) -> int:
         """Tokens of example ``index`` in ``epoch``, its random tail included.
@@ -89,11 +87,6 @@ class BatchPlan:
         return length + min(
             room, tail_length(self.seed, epoch, self.example_ids[index], self.tail_max)
         )
-
-
-def _snake_rank(place: int, world_size: int) -> int:
-    lap, offset = divmod(place, world_size)
-    return offset if lap % 2 == 0 else world_size - 1 - offset
 
 
 def num_steps_of_epoch(num_examples: int, batch_size: int) -> int:

@@ -142,6 +142,7 @@ def make_plan(config: RunConfig, data: TrainingData) -> BatchPlan:
         micro_batch_tokens=config.train.micro_batch_tokens,
         tail_max=section.tail_max if section.eos_policy == "random_tail" else 0,
         max_length=section.max_length,
+        is_packed=config.train.packing,
     )
 
 

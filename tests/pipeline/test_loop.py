@@ -104,6 +104,7 @@ def run(config: RunConfig, state: TrainState, *, stop: int = NUM_STEPS, world: W
         stratified=True,
         batch_size=config.train.batch_size,
         micro_batch_tokens=config.train.micro_batch_tokens,
+        is_packed=config.train.packing,
     )
     reporter = Silent()
     train(state, data, plan, config, num_steps=stop, world=world or World(), reporter=reporter)
@@ -118,12 +119,16 @@ def same_bits(first: TrainState, second: TrainState) -> bool:
     return torch.equal(weights(first), weights(second))
 
 
-@pytest.mark.parametrize("micro_batch_tokens", [1, 40])
-def test_train_does_not_depend_on_the_size_of_micro_batches(micro_batch_tokens: int) -> None:
+@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize("micro_batch_tokens", [1, 40, 4096])
+def test_train_depends_neither_on_the_size_of_micro_batches_nor_on_packing(
+    micro_batch_tokens: int, packing: bool
+) -> None:
+    """With a budget of one token, that is one example at a time."""
     config = make_config()
     whole, parts = new_state(config), new_state(config)
     run(config, whole)
-    run(make_config(micro_batch_tokens=micro_batch_tokens), parts)
+    run(make_config(micro_batch_tokens=micro_batch_tokens, packing=packing), parts)
     # Sums of a few hundred float32 terms in another order; AdamW's first steps divide by the
     # gradient's own size, which passes a relative rounding of 1e-6 on to steps of 1e-3.
     torch.testing.assert_close(weights(parts), weights(whole), rtol=0, atol=2e-5)

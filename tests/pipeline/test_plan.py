@@ -1,13 +1,13 @@
 """The batch plan: what belongs to a step, and how ranks and micro-batches share it."""
 
 import dataclasses
-import itertools
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
+from pipeline.train.micro_batches import packed_cost, padded_cost, share_step
 from pipeline.train.plan import BatchPlan, as_lengths, check_world_size, total_steps
 from weft.batch import Example, collate
 from weft.noise import noise_levels
@@ -49,30 +49,70 @@ def test_an_epoch_has_every_example_once_in_steps_of_even_size(
     assert max(sizes) - min(sizes) <= 1
 
 
-@given(lengths=some_lengths, world_size=st.integers(1, 5), budget=st.integers(1, 300))
+@given(
+    lengths=some_lengths,
+    world_size=st.integers(1, 5),
+    budget=st.integers(1, 300),
+    is_packed=st.booleans(),
+)
 def test_ranks_partition_a_step_and_keep_the_token_budget(
-    lengths: list[int], world_size: int, budget: int
+    lengths: list[int], world_size: int, budget: int, is_packed: bool
 ) -> None:
-    plan = make_plan(lengths, batch_size=len(lengths), micro_batch_tokens=budget)
+    plan = make_plan(
+        lengths, batch_size=len(lengths), micro_batch_tokens=budget, is_packed=is_packed
+    )
     (step,) = plan.epoch_steps(0)
     shares = [plan.micro_batches(step, rank, world_size, epoch=0) for rank in range(world_size)]
     everything = [index for batches in shares for batch in batches for index in batch]
     assert sorted(everything) == sorted(step)
-    for batch in (batch for batches in shares for batch in batches):
-        padded = len(batch) * max(lengths[index] for index in batch)
-        assert padded <= budget or len(batch) == 1
+    assert len({len(batches) for batches in shares}) == 1
+    cost = packed_cost if is_packed else padded_cost
+    groups = [batch for batches in shares for batch in batches]
+    for batch in groups:
+        assert len(batch) <= 1 or cost([lengths[index] for index in batch]) <= budget
+    # Empty ones fill up the last round alone.
+    assert sum(not batch for batch in groups) < world_size or len(lengths) < world_size
 
 
-@given(lengths=some_lengths, world_size=st.integers(1, 5))
-def test_ranks_get_nearly_the_same_number_of_tokens(lengths: list[int], world_size: int) -> None:
-    """Over falling lengths dealt in snake order, any two ranks differ by at most one example."""
-    plan = make_plan(lengths, batch_size=len(lengths))
+@given(lengths=some_lengths, world_size=st.integers(1, 5), is_packed=st.booleans())
+def test_ranks_get_nearly_the_same_number_of_tokens(
+    lengths: list[int], world_size: int, is_packed: bool
+) -> None:
+    """Any two ranks differ by at most the dearest micro-batch: of packed ones, by an example."""
+    plan = make_plan(lengths, batch_size=len(lengths), is_packed=is_packed)
     (step,) = plan.epoch_steps(0)
-    batches = [plan.micro_batches(step, rank, world_size, epoch=0) for rank in range(world_size)]
-    shares = [list(itertools.chain.from_iterable(own)) for own in batches]
-    tokens = [sum(lengths[index] for index in share) for share in shares]
-    assert max(tokens) - min(tokens) <= max(lengths)
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    shares = [plan.micro_batches(step, rank, world_size, epoch=0) for rank in range(world_size)]
+    cost = packed_cost if is_packed else padded_cost
+    costs = [[cost([lengths[i] for i in b]) if b else 0 for b in own] for own in shares]
+    loads = [sum(own) for own in costs]
+    allowed = max(lengths) if is_packed else max(map(max, costs))
+    assert max(loads) - min(loads) <= allowed
+
+
+@pytest.mark.parametrize(
+    ("is_packed", "expected"),
+    [
+        # Two ranks, a budget of 64: 3 x 20 and 6 x 10 padded; 90 and 30 tokens would be too many.
+        (False, [[[0, 1, 2]], [[3, 4, 5, 6, 7, 8]]]),
+        (True, [[[0, 2, 5, 7]], [[1, 3, 4, 6, 8]]]),
+    ],
+)
+def test_a_step_by_hand(is_packed: bool, expected: list[list[list[int]]]) -> None:
+    lengths = dict(enumerate([20, 20, 20, 10, 10, 10, 10, 10, 10]))
+    found = share_step(lengths, world_size=2, budget=64, is_packed=is_packed)
+    assert [[sorted(batch) for batch in own] for own in found] == expected
+
+
+def test_groups_are_cut_evenly_rather_than_filled_to_the_budget() -> None:
+    """Twelve equal examples over two ranks: six each, although a budget of ten would fit."""
+    found = share_step(dict.fromkeys(range(12), 10), world_size=2, budget=100, is_packed=False)
+    assert [[len(batch) for batch in own] for own in found] == [[6], [6]]
+
+
+def test_fewer_examples_than_ranks_leave_some_micro_batches_empty() -> None:
+    found = share_step({0: 9, 1: 9, 2: 9}, world_size=2, budget=9, is_packed=True)
+    assert sorted(map(len, found)) == [2, 2]
+    assert sorted(len(batch) for own in found for batch in own) == [0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("epoch", [0, 3])

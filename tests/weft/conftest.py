@@ -7,9 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from weft.head import Head
+from weft.models import Denoiser
 
 
-class TableDenoiser(nn.Module):
+class Toy(nn.Module):
+    """What the toys share with a real denoiser."""
+
+    hidden_at = Denoiser.hidden_at
+
+
+class TableDenoiser(Toy):
     """Logits read from ``table`` [2**R, R, V]: one entry per mask pattern of the last R positions.
 
     Bit i of a pattern is set where token i of the response is masked. The prompt is what is before.
@@ -34,7 +41,7 @@ class TableDenoiser(nn.Module):
         return Head(torch.eye(self.table.shape[-1]))
 
 
-class PoolingDenoiser(nn.Module):
+class PoolingDenoiser(Toy):
     """A one-layer network that sees every attended token through their mean."""
 
     mask_token_id = 0

@@ -48,6 +48,27 @@ class Denoiser(nn.Module, ABC):
         padding. Positions count from the start of the row.
         """
 
+    def hidden_at(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        is_wanted: Tensor,
+        *,
+        packed: bool = False,
+    ) -> Tensor:
+        """Hidden states [N, D] where ``is_wanted`` [B, L], in row-major order.
+
+        ``packed``: padding is taken out beforehand and costs nothing; the rows then stand one
+        behind another, and each attends to itself alone. Without padding that changes nothing.
+        Raises ValueError where the family cannot do it.
+        """
+        if packed:
+            raise ValueError(
+                f"{type(self).__name__}: packing wants blocks whose attention can be limited to "
+                f"a document; turn it off"
+            )
+        return self.hidden_states(input_ids, attention_mask)[is_wanted]
+
     @property
     @abstractmethod
     def head(self) -> Head:

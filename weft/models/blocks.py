@@ -5,6 +5,7 @@ directions. Families differ in the block, in the names of a checkpoint's weights
 configuration, and in whether their logits are shifted.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from weft.head import Head
 from weft.models.base import Architecture, Denoiser, without_adapter
+from weft.models.documents import Documents, document_attention
 from weft.models.weights import read_weights, require_fit
 
 ATTENTION = "weft_sdpa"
@@ -73,20 +75,41 @@ class BlockDenoiser(Denoiser):
         self._recomputes = False
         self.tie()
 
-    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """See ``Denoiser.hidden_states``."""
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        documents: Documents | None = None,
+    ) -> Tensor:
+        """See ``Denoiser.hidden_states``; ``documents`` say what the only row is made of."""
         hidden = self.wte(input_ids)
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
         # The rotation is computed in float32 and handed on in the dtype of the blocks.
-        rotation = self.rotary(hidden, positions)
+        rotation = self.rotary(hidden, documents.positions if documents else positions)
         bias = _attention_bias(attention_mask)
         for block in self.blocks:
+            arguments = (block, hidden, bias, rotation, documents)
             if self._recomputes and self.training:
-                hidden = checkpoint(_run_block, block, hidden, bias, rotation, use_reentrant=False)
+                hidden = checkpoint(_run_block, *arguments, use_reentrant=False)
             else:
-                hidden = _run_block(block, hidden, bias, rotation)
+                hidden = _run_block(*arguments)
         hidden = self.ln_f(hidden)
-        return _shifted(hidden) if self.architecture.logit_shift else hidden
+        return _shifted(hidden, documents) if self.architecture.logit_shift else hidden
+
+    def hidden_at(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        is_wanted: Tensor,
+        *,
+        packed: bool = False,
+    ) -> Tensor:
+        """See ``Denoiser.hidden_at``."""
+        if not packed or attention_mask is None:
+            return super().hidden_at(input_ids, attention_mask, is_wanted)
+        documents = Documents.of(attention_mask)
+        hidden = self.hidden_states(input_ids[attention_mask][None], None, documents)
+        return hidden[0, is_wanted[attention_mask]]
 
     @property
     def head(self) -> Head:
@@ -145,15 +168,24 @@ class BlockDenoiser(Denoiser):
 
 
 def _run_block(
-    block: nn.Module, hidden: Tensor, bias: Tensor | None, rotation: tuple[Tensor, Tensor]
+    block: nn.Module,
+    hidden: Tensor,
+    bias: Tensor | None,
+    rotation: tuple[Tensor, Tensor],
+    documents: Documents | None,
 ) -> Tensor:
-    output: Tensor = block(hidden, attention_mask=bias, position_embeddings=rotation)
+    output: Tensor = block(
+        hidden, attention_mask=bias, position_embeddings=rotation, documents=documents
+    )
     return output
 
 
-def _shifted(hidden: Tensor) -> Tensor:
+def _shifted(hidden: Tensor, documents: Documents | None) -> Tensor:
     """Row i holds what the network says of token i: its own row i - 1, and the first its own."""
-    return torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
+    shifted = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
+    if documents is None:
+        return shifted
+    return torch.where((documents.positions == 0)[..., None], hidden, shifted)
 
 
 def _without_twin(tensors: dict[str, Tensor], twin: str, original: str) -> dict[str, Tensor]:
@@ -178,19 +210,22 @@ def _attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
+    documents: Documents | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' SDPA, in float32 on a CPU.
+    """transformers' SDPA, or attention within documents; in float32 on a CPU.
 
     There the backward pass of the fused kernel takes four times as long in bfloat16.
     """
-    if query.device.type != "cpu":
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
-    with torch.autocast("cpu", enabled=False):
-        output, _ = sdpa_attention_forward(
-            module, query.float(), key.float(), value.float(), attention_mask, **kwargs
-        )
-    return output.to(value.dtype), None
+    dtype, is_cpu = value.dtype, query.device.type == "cpu"
+    if is_cpu:
+        query, key, value = query.float(), key.float(), value.float()
+    with torch.autocast("cpu", enabled=False) if is_cpu else contextlib.nullcontext():
+        if documents is not None:
+            output = document_attention(query, key, value, documents, scale=kwargs.get("scaling"))
+        else:
+            output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return output.to(dtype), None
 
 
 AttentionInterface.register(ATTENTION, _attention)

@@ -167,3 +167,48 @@ def test_configurations_that_do_not_fit_are_refused_naming_every_key(tmp_path, c
 def test_a_misspelt_family_is_refused_with_the_nearest_one(tmp_path):
     with pytest.raises(ValueError, match=r"did you mean a2d-qwen3\?"):
         meta_denoiser(write_config(tmp_path, model_type="a2d_qwen3", **SIZES))
+
+
+MASK = torch.arange(12).expand(3, -1) < torch.tensor([[12], [5], [9]])
+PADDED = torch.randint(2, 90, (3, 12), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("model_type", ["Dream", "a2d-llama", "a2d-qwen3"])
+def test_rows_packed_without_their_padding_are_the_same(model_type, tmp_path):
+    """Values, and the gradient of every weight; shifted logits stay within their document."""
+    folder = write_config(
+        tmp_path, model_type=model_type, mask_token_id=95, eos_token_id=1, **SIZES
+    )
+    model = random_denoiser(folder, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(5 if parameter.ndim == 2 else 1)
+    is_wanted = MASK & (PADDED % 2 == 0)
+    is_wanted[:, 0] = True  # of a shifted network, where documents meet
+    direction = torch.randn(32, generator=torch.Generator().manual_seed(2))
+    found, gradients = [], []
+    for packed in (False, True):
+        hidden = model.hidden_at(PADDED, MASK, is_wanted, packed=packed)
+        found.append(hidden.detach())
+        gradients.append(
+            torch.autograd.grad((hidden @ direction).sum(), list(model.parameters())[:-1])
+        )
+    assert found[0].shape == (int(is_wanted.sum()), 32)
+    # Sums over another number of zeros, in another order.
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
+    for got, wanted in zip(gradients[1], gradients[0], strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
+    alone = model.hidden_at(PADDED[1:2, :5], None, is_wanted[1:2, :5], packed=True)
+    torch.testing.assert_close(alone, found[0][is_wanted[0].sum() :][: len(alone)])
+
+
+def test_packed_rows_can_be_recomputed(tmp_path):
+    folder = write_config(
+        tmp_path, model_type="a2d-qwen2", mask_token_id=95, eos_token_id=1, **SIZES
+    )
+    model = random_denoiser(folder, generator=torch.Generator().manual_seed(0)).train()
+    weight = model.blocks[0].mlp.up_proj.weight
+    plain = torch.autograd.grad(model.hidden_at(PADDED, MASK, MASK, packed=True).sum(), weight)
+    model.enable_gradient_checkpointing()
+    again = torch.autograd.grad(model.hidden_at(PADDED, MASK, MASK, packed=True).sum(), weight)
+    assert torch.equal(plain[0], again[0])

@@ -126,3 +126,9 @@ def test_a_network_with_a_decoder_of_its_own_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bart"}))
     with pytest.raises(ValueError, match="without a decoder"):
         load_denoiser(str(tmp_path))
+
+
+def test_packing_is_refused(checkpoint):
+    model = load_denoiser(str(checkpoint[0]))
+    with pytest.raises(ValueError, match="packing wants blocks"):
+        model.hidden_at(IDS, None, IDS > 0, packed=True)
