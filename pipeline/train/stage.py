@@ -14,6 +14,7 @@ from pipeline.layout import STATE_FOLDER, layout
 from pipeline.models import check_context, start_fingerprint
 from pipeline.prepare import require_prepared
 from pipeline.tokenizers import check_tokenizer, tokenizer_fingerprints
+from pipeline.train.claim import claimed, require_free
 from pipeline.train.plan import check_world_size, num_steps_of_epoch, total_steps
 from weft.noise import NOISE_VERSION
 
@@ -37,10 +38,12 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
     # Ray Train watches its controller through the dashboard's interface.
     with ray_session(cpus=cpus, gpus=gpus, dashboard=True):
         if overwrite:
+            require_free(folder)
             artifacts.clear(folder)
         # Before Ray writes there, whose error would not say which setting is wrong.
         storage.write_json(storage.join(folder, artifacts.RECIPE), wanted.recipe)
-        facts = _fit(config, folder, wanted.recipe)
+        with claimed(folder):
+            facts = _fit(config, folder, wanted.recipe)
     facts["seconds"] = round(time.monotonic() - started, 1)
     names = [name for name in storage.list_files(folder) if "." in name]
     files = {name: artifacts.file_entry(storage.join(folder, name)) for name in names}

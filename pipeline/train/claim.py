@@ -1,0 +1,109 @@
+"""One writer for a run: a claim in its folder, renewed as long as its process lives."""
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+
+from pipeline import storage
+from pipeline.errors import ArtifactError
+
+logger = logging.getLogger(__name__)
+
+CLAIM = "writer.json"
+_RENEW_S, _STALE_S = 15.0, 60.0
+
+
+@contextlib.contextmanager
+def claimed(folder: str) -> Iterator[None]:
+    """Hold the claim on ``folder``, and give it back at the end.
+
+    Raises ArtifactError where another process holds it: one that lives on this machine, or one of
+    another machine that renewed it within the last minute. What a killed process left is taken
+    over. Storage has no lock that all file systems and object stores share, so two processes that
+    start within the same moment are told apart by who wrote last.
+    """
+    path = storage.join(folder, CLAIM)
+    require_free(folder)
+    own = _describe()
+    storage.write_json(path, own | {"renewed": time.time()})
+    _require_own(path, own)
+    ended = threading.Event()
+    renewal = threading.Thread(target=_renew, args=(path, own, ended), daemon=True)
+    renewal.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        renewal.join()
+        if _read(path).get("token") == own["token"]:
+            storage.remove(path)
+
+
+def _describe() -> dict[str, Any]:
+    process = psutil.Process()
+    return {
+        "token": uuid.uuid4().hex,
+        "host": socket.gethostname(),
+        "pid": process.pid,
+        "started": process.create_time(),
+    }
+
+
+def _renew(path: str, own: dict[str, Any], ended: threading.Event) -> None:
+    while not ended.wait(_RENEW_S):
+        try:
+            storage.write_json(path, own | {"renewed": time.time()})
+        except ArtifactError as error:  # storage may be away for a while; training goes on
+            logger.warning("claim not renewed: %s", error)
+
+
+def _read(path: str) -> dict[str, Any]:
+    if not storage.exists(path):
+        return {}
+    try:
+        found = storage.read_json(path)
+    except ArtifactError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def require_free(folder: str) -> None:
+    """Raise ArtifactError where another process writes to ``folder``; see ``claimed``."""
+    path = storage.join(folder, CLAIM)
+    found = _read(path)
+    age = time.time() - float(found.get("renewed", 0.0))
+    if not found or not _lives(found, age):
+        return
+    raise ArtifactError(
+        f"{path}: process {found.get('pid')} on {found.get('host')} writes to this run, last seen "
+        f"{age:.0f} s ago; wait for it, stop it, or use another train.name (what a lost machine "
+        f"left is free after {_STALE_S:.0f} s)"
+    )
+
+
+def _lives(found: dict[str, Any], age: float) -> bool:
+    if found.get("host") != socket.gethostname():
+        return age < _STALE_S
+    try:
+        process = psutil.Process(int(found["pid"]))
+        # The number of a process that ended may be another's by now.
+        return abs(process.create_time() - float(found["started"])) < 1.0
+    except (psutil.Error, KeyError, TypeError, ValueError):
+        return False
+
+
+def _require_own(path: str, own: dict[str, Any]) -> None:
+    found = _read(path)
+    if found.get("token") != own["token"]:
+        raise ArtifactError(
+            f"{path}: process {found.get('pid')} on {found.get('host')} began to write to this run "
+            f"at the same moment; this one ({os.getpid()}) stops"
+        )
