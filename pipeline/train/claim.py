@@ -95,7 +95,7 @@ def _lives(found: dict[str, Any], age: float) -> bool:
     try:
         process = psutil.Process(int(found["pid"]))
         # The number of a process that ended may be another's by now.
-        return abs(process.create_time() - float(found["started"])) < 1.0
+        return bool(abs(process.create_time() - float(found["started"])) < 1.0)
     except (psutil.Error, KeyError, TypeError, ValueError):
         return False
 
