@@ -116,7 +116,7 @@ def save_adapter(
         base_model_name_or_path=base,
         inference_mode=True,
     )
-    values: dict[str, Any] = config.to_dict()  # type: ignore[no-untyped-call]
+    values: dict[str, Any] = config.to_dict()
     # peft keeps names as a set, which JSON does not know.
     values |= {"target_modules": modules, "peft_type": "LORA"}
     temporary = target / f".{ADAPTER_WEIGHTS}.tmp"
