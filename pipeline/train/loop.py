@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -87,6 +88,7 @@ def train(
     state.denoiser.train()
     window = _Window()
     for epoch, step_examples in _remaining_steps(plan, state.step, num_steps):
+        torch.manual_seed(_dropout_seed(config.run.seed, state.step, world.rank))
         sums = _accumulate(module, state.denoiser, data, plan, config, epoch, step_examples, world)
         totals = _all_reduce(sums, world)
         # Normalised by masked tokens, a step may have none; its gradients are zero already.
@@ -132,6 +134,11 @@ def _remaining_steps(plan: BatchPlan, done: int, num_steps: int) -> Iterator[tup
         for examples in plan.epoch_steps(epoch)[offset : offset + num_steps - step]:
             yield epoch, examples
             step += 1
+
+
+def _dropout_seed(*key: int) -> int:
+    """Dropout has no generator of its own; seeded at each step, a resumed run draws the same."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
 def _accumulate(

@@ -25,6 +25,7 @@ from pipeline.train.world import World
 from weft.models import Denoiser
 from weft.models.llada import llada_architecture
 from weft.models.llada_config import LladaConfig
+from weft.models.lora import LoraSettings, add_lora
 
 NUM_STEPS = 4
 
@@ -197,6 +198,26 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, optimizer: str) -
     assert resumed.step == 3
     run(config, resumed)
     assert same_bits(resumed, whole)
+
+
+def test_a_resumed_adapter_draws_the_same_dropout(tmp_path: Path) -> None:
+    config = make_config(learning_rate=1e-2)
+
+    def adapted() -> TrainState:
+        denoiser = small_denoiser()
+        settings = LoraSettings(rank=2, alpha=4, dropout=0.5)
+        add_lora(denoiser, settings, generator=torch.Generator().manual_seed(0))
+        return TrainState(denoiser, build_optimizers(denoiser, config.train, NUM_STEPS))
+
+    whole, interrupted, resumed = adapted(), adapted(), adapted()
+    run(config, whole)
+    run(config, interrupted, stop=3)
+    save_state(interrupted, tmp_path, "recipe")
+    torch.manual_seed(1)  # another process has drawn other numbers
+    restore_state(resumed, tmp_path, "recipe")
+    run(config, resumed)
+    assert same_bits(resumed, whole)
+    assert not same_bits(whole, adapted())
 
 
 def test_restore_state_refuses_another_configuration_and_damaged_files(tmp_path: Path) -> None:
