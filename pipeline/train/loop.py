@@ -1,5 +1,6 @@
 """The training loop: a denoiser, a plan and a reporter. It knows torch.distributed, but no Ray."""
 
+import contextlib
 import logging
 import math
 import time
@@ -88,8 +89,10 @@ def train(
     state.denoiser.train()
     window = _Window()
     for epoch, step_examples in _remaining_steps(plan, state.step, num_steps):
-        torch.manual_seed(_dropout_seed(config.run.seed, state.step, world.rank))
-        sums = _accumulate(module, state.denoiser, data, plan, config, epoch, step_examples, world)
+        with _dropout_draws(world, config.run.seed, state.step, world.rank):
+            sums = _accumulate(
+                module, state.denoiser, data, plan, config, epoch, step_examples, world
+            )
         totals = _all_reduce(sums, world)
         # Normalised by masked tokens, a step may have none; its gradients are zero already.
         count = max(float(totals["normalizer_count"]), 1.0)
@@ -136,9 +139,16 @@ def _remaining_steps(plan: BatchPlan, done: int, num_steps: int) -> Iterator[tup
             step += 1
 
 
-def _dropout_seed(*key: int) -> int:
-    """Dropout has no generator of its own; seeded at each step, a resumed run draws the same."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+@contextlib.contextmanager
+def _dropout_draws(world: World, *key: int) -> Iterator[None]:
+    """Dropout, which takes no generator, draws by ``key``: a resumed run draws the same.
+
+    The global generators are what they were afterwards.
+    """
+    devices = [world.device] if world.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+        yield
 
 
 def _accumulate(

@@ -214,9 +214,11 @@ def test_a_resumed_adapter_draws_the_same_dropout(tmp_path: Path) -> None:
     run(config, interrupted, stop=3)
     save_state(interrupted, tmp_path, "recipe")
     torch.manual_seed(1)  # another process has drawn other numbers
+    before = torch.get_rng_state()
     restore_state(resumed, tmp_path, "recipe")
     run(config, resumed)
     assert same_bits(resumed, whole)
+    assert torch.equal(torch.get_rng_state(), before)
     assert not same_bits(whole, adapted())
 
 
@@ -297,6 +299,7 @@ def _in_rank(rank: int, port: int, work: Callable[..., None], args: tuple[object
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     work(rank, World(rank, 2), *args)
+    dist.barrier()  # neither leaves while the other still exchanges something
     dist.destroy_process_group()
 
 
