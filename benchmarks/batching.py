@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 import tyro
 
 from benchmarks.measure import Run, median_ratio, print_results, seconds_in_turns
-from benchmarks.problems import EOS, random_examples, random_llada, trace_lengths
+from benchmarks.problems import EOS, Sizes, random_examples, random_llada, trace_lengths
 from pipeline.train.micro_batches import share_step
 from weft.batch import Batch, Example, collate
 from weft.method_config import EosPolicy, MethodConfig
@@ -23,7 +24,7 @@ from weft.step import denoising_step
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Sizes):
     """Sizes of the problem."""
 
     num_examples: int = 48
@@ -48,7 +49,7 @@ def _batch(examples: list[Example], policy: EosPolicy, settings: Settings) -> Ba
         tail_max=0,
         max_length=settings.max_length,
         eos_token_id=EOS,
-    )
+    ).to(torch.device(settings.device))
 
 
 def _padded(examples: list[Example], policy: EosPolicy, settings: Settings) -> Iterator[Batch]:
@@ -81,13 +82,7 @@ def main(settings: Settings) -> None:
     lengths = trace_lengths(settings.max_length)
     chosen = [lengths[n] for n in rng.choice(len(lengths), settings.num_examples, replace=False)]
     examples = random_examples(chosen, vocab_size=settings.vocab_size)
-    denoiser = random_llada(
-        width=settings.width,
-        num_layers=settings.num_layers,
-        num_heads=settings.num_heads,
-        vocab_size=settings.vocab_size,
-        max_length=settings.max_length,
-    )
+    denoiser = random_llada(settings, max_length=settings.max_length)
     started = time.perf_counter()
     runs = {
         "pad_to_max": _run(denoiser, list(_padded(examples, "pad_to_max", settings)), packed=False),

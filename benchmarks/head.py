@@ -18,6 +18,7 @@ from benchmarks.measure import (
     print_results,
     seconds_in_turns,
 )
+from benchmarks.problems import Device
 from weft.head import Head, weighted_cross_entropy
 
 _IGNORED = -100
@@ -32,12 +33,19 @@ class Settings:
     width: int = 256
     chunk_rows: int = 256
     rounds: int = 5
+    device: Device = "cpu"
+    """On a GPU everything is in bfloat16."""
 
 
 def _problem(settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(settings.length, settings.width, generator=generator)
-    weight = torch.randn(settings.vocab_size, settings.width, generator=generator) * 0.02
+    with torch.device(settings.device):
+        return _drawn(settings, torch.Generator(settings.device).manual_seed(0))
+
+
+def _drawn(settings: Settings, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dtype = torch.bfloat16 if settings.device == "cuda" else torch.float32
+    hidden = torch.randn(settings.length, settings.width, generator=generator).to(dtype)
+    weight = torch.randn(settings.vocab_size, settings.width, generator=generator).to(dtype) * 0.02
     targets = torch.randint(settings.vocab_size, (settings.length,), generator=generator)
     is_masked = torch.rand(settings.length, generator=generator) < 0.5
     return hidden.requires_grad_(), weight.requires_grad_(), targets, is_masked
@@ -66,7 +74,7 @@ def chunked(settings: Settings) -> Run:
         loss_sum, _ = weighted_cross_entropy(
             rows,
             targets[is_masked],
-            torch.ones(len(rows)),
+            torch.ones(len(rows), device=settings.device),
             Head(weight),
             chunk_size=settings.chunk_rows,
         )

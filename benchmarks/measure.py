@@ -27,9 +27,16 @@ def seconds_in_turns(runs: Mapping[str, Run], *, rounds: int) -> dict[str, list[
         for name, run in runs.items():
             started = time.perf_counter()
             run()
+            _wait_for_device()
             if number:
                 seconds[name].append(time.perf_counter() - started)
     return seconds
+
+
+def _wait_for_device() -> None:
+    """Let what was given to a GPU come to its end."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def median_ratio(numerators: list[float], denominators: list[float]) -> float:
@@ -40,7 +47,8 @@ def median_ratio(numerators: list[float], denominators: list[float]) -> float:
 def peak_bytes(make: Callable[..., Run], *args: Any) -> int:
     """Memory that the run ``make(*args)`` takes at its peak, above what was there before it.
 
-    Both happen in a process of their own; ``make`` builds the inputs, which do not count.
+    Both happen in a process of their own; ``make`` builds the inputs, which do not count. Of a GPU,
+    where there is one, else of main memory.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -56,6 +64,12 @@ def peak_bytes(make: Callable[..., Run], *args: Any) -> int:
 
 def _measure_peak(sender: Any, make: Callable[..., Run], *args: Any) -> None:
     run = make(*args)
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        sender.send(torch.cuda.max_memory_allocated() - before)
+        return
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
     before = _status_bytes("VmRSS")
     run()
@@ -70,16 +84,19 @@ def _status_bytes(key: str) -> int:
 
 def describe_machine() -> str:
     """Processor, threads, library and commit, for whoever reads the figures."""
+    if torch.cuda.is_initialized():
+        return f"machine: {torch.cuda.get_device_name()}, {_versions()}"
     cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     name = cpu[1] if cpu else platform.processor()
+    cores = len(os.sched_getaffinity(0))
+    return f"machine: {name}, {cores} cores, {torch.get_num_threads()} threads, {_versions()}"
+
+
+def _versions() -> str:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    cores = len(os.sched_getaffinity(0))
-    return (
-        f"machine: {name}, {cores} cores, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}, commit {commit or 'unknown'}"
-    )
+    return f"torch {torch.__version__}, commit {commit or 'unknown'}"
 
 
 def print_results(**values: float | int | str) -> None:

@@ -20,7 +20,8 @@ from pipeline.config import RunConfig
 from pipeline.config_file import load_config
 from pipeline.models import new_denoiser
 from pipeline.train.loop import make_batch, method_config
-from pipeline.train.worker import make_plan, open_data
+from pipeline.train.plan import plan_of
+from pipeline.train.worker import open_data
 from weft.step import denoising_step
 
 _JOBS = Path(__file__).resolve().parent.parent / "jobs"
@@ -74,7 +75,7 @@ def _bare_seconds(config: RunConfig, settings: Settings) -> float:
     """Seconds of the same steps in a loop of PyTorch alone."""
     torch.set_num_threads(1)
     data = open_data(config, uses_entropies=False)
-    plan, method = make_plan(config, data), method_config(config)
+    plan, method = plan_of(config, data), method_config(config)
     denoiser = new_denoiser(config).train()
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-4, fused=True)
     started = 0.0

@@ -1,13 +1,17 @@
 """Denoisers and examples that the benchmarks measure with."""
 
+import dataclasses
 import gzip
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
+from pipeline.train.data import TrainingData
 from weft.batch import Example
 from weft.models import Denoiser
 from weft.models.llada import llada_architecture
@@ -18,26 +22,40 @@ CHARACTERS_PER_TOKEN = 3
 """Of English and formulas in the tokenizers of LLaDA and Dream, about."""
 
 
-def random_llada(
-    *, width: int, num_layers: int, num_heads: int, vocab_size: int, max_length: int
-) -> Denoiser:
-    """A LLaDA of this size with random weights, in training mode."""
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Of a LLaDA with random weights."""
+
+    width: int
+    num_layers: int
+    num_heads: int
+    vocab_size: int
+    device: Device = "cpu"
+    """On a GPU the network is in bfloat16."""
+
+
+def random_llada(sizes: Sizes, *, max_length: int) -> Denoiser:
+    """A LLaDA of these sizes with random weights, in training mode."""
     config = {
         "model_type": "llada",
-        "d_model": width,
-        "n_layers": num_layers,
-        "n_heads": num_heads,
-        "mlp_hidden_size": 3 * width,
-        "vocab_size": vocab_size,
+        "d_model": sizes.width,
+        "n_layers": sizes.num_layers,
+        "n_heads": sizes.num_heads,
+        "mlp_hidden_size": 3 * sizes.width,
+        "vocab_size": sizes.vocab_size,
         "max_sequence_length": max_length,
         "rope_theta": 10000.0,
         "mask_token_id": MASK,
         "eos_token_id": EOS,
         "pad_token_id": EOS,
     }
-    denoiser = llada_architecture(LladaConfig.from_json(config, "benchmark")).build()
-    denoiser.initialize(torch.Generator().manual_seed(0))
-    return denoiser.train()
+    with torch.device(sizes.device):
+        denoiser = llada_architecture(LladaConfig.from_json(config, "benchmark")).build()
+    denoiser.initialize(torch.Generator(sizes.device).manual_seed(0))
+    return denoiser.to(torch.bfloat16 if sizes.device == "cuda" else torch.float32).train()
 
 
 def shared_data() -> Path:
@@ -76,3 +94,10 @@ def random_examples(
         )
         for number, (question, response) in enumerate(lengths)
     ]
+
+
+def random_training_data(lengths: list[tuple[int, int]], *, vocab_size: int) -> TrainingData:
+    """Examples of these lengths as training reads them."""
+    rows = [dataclasses.asdict(e) for e in random_examples(lengths, vocab_size=vocab_size)]
+    ids = [row["example_id"] for row in rows]
+    return TrainingData(rows, ids, np.array([sum(pair) for pair in lengths]), has_entropies=True)

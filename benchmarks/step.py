@@ -11,14 +11,14 @@ import torch
 import tyro
 
 from benchmarks.measure import Run, median_ratio, print_results, seconds_in_turns
-from benchmarks.problems import EOS, random_examples, random_llada
+from benchmarks.problems import EOS, Sizes, random_examples, random_llada
 from weft.batch import Batch, collate
 from weft.method_config import MethodConfig
 from weft.step import denoising_step
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Sizes):
     """Sizes of the problem."""
 
     num_batches: int = 4
@@ -48,19 +48,13 @@ def _batches(settings: Settings) -> list[Batch]:
             tail_max=0,
             max_length=settings.question + 2 * settings.response,
             eos_token_id=EOS,
-        )
+        ).to(torch.device(settings.device))
         for start in range(0, count, settings.batch_size)
     ]
 
 
 def _run(settings: Settings, batches: list[Batch], method: MethodConfig) -> Run:
-    denoiser = random_llada(
-        width=settings.width,
-        num_layers=settings.num_layers,
-        num_heads=settings.num_heads,
-        vocab_size=settings.vocab_size,
-        max_length=settings.question + 2 * settings.response,
-    )
+    denoiser = random_llada(settings, max_length=settings.question + 2 * settings.response)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-5, fused=True)
 
     def run() -> None:

@@ -218,6 +218,8 @@ class TrainSection:
     """CPUs of one worker."""
     use_gpu: bool = field(default=False, metadata=RESOURCE)
     """One GPU for each worker."""
+    device_memory_gib: float = field(default=0.0, metadata=RESOURCE)
+    """Memory that a worker may use; a run that needs more is refused. 0: all that there is."""
     checkpoint_every: int = field(default=200, metadata=RESOURCE)
     """Optimizer steps between checkpoints to resume from."""
     log_every: int = field(default=10, metadata=RESOURCE)

@@ -38,7 +38,7 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
     )
     not_negative = (
         "data.tail_max reference.tail train.max_steps train.warmup_steps train.weight_decay "
-        "train.max_grad_norm train.max_failures train.max_skipped_steps "
+        "train.max_grad_norm train.max_failures train.max_skipped_steps train.device_memory_gib "
         "evaluate.benchmark_items evaluate.temperature "
         "evaluate.cfg_scale rates.gamma rates.rate_min reference.num_gpus evaluate.num_gpus "
         "report.num_examples"

@@ -12,6 +12,7 @@ from collections import Counter
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import artifacts, storage
 from pipeline.artifacts import Manifest
@@ -21,6 +22,7 @@ from pipeline.errors import ArtifactError, DataError
 from pipeline.layout import layout, shard_name
 from pipeline.models import check_context
 from pipeline.shard_tasks import Workers, run_shards
+from pipeline.sizes import size_text
 from pipeline.sources import Row, count_rows, read_rows, source_fingerprint, source_name
 from pipeline.tokenization import Encoded, Refused, encode, example_id
 from pipeline.tokenizers import check_tokenizer, open_tokenizer, tokenizer_fingerprints
@@ -85,8 +87,6 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
 
 def describe(config: RunConfig) -> str:
     """What ``run`` would do, for ``--dry-run``."""
-    from pipeline.train.estimate import mib
-
     check_context(config.model.path, config.data.max_length, "data.max_length")
     counts = [count_rows(source) for source in config.data.sources]
     shards = plan_shards(counts, config.data.num_shards)
@@ -95,7 +95,7 @@ def describe(config: RunConfig) -> str:
     return (
         f"prepare: {sum(counts)} rows of {len(counts)} sources in {len(shards)} shards "
         f"-> {layout(config).prepared}\n"
-        f"memory of one task: at most {mib(memory)} for the {rows} rows of a shard, estimated"
+        f"memory of one task: at most {size_text(memory)} for the {rows} rows of a shard, estimated"
     )
 
 
@@ -294,10 +294,12 @@ def _manifest(
     folder: str, wanted: Manifest, shards: list[dict[str, Any]], duplicates: int, seconds: float
 ) -> Manifest:
     files = {}
+    longest = 0
     for shard in shards:
         name = shard_name(int(shard["shard"]))
-        num_rows = storage.read_table(storage.join(folder, name)).num_rows
-        files[name] = artifacts.file_entry(storage.join(folder, name), num_rows=num_rows)
+        table = storage.read_table(storage.join(folder, name))
+        longest = max(longest, _longest(table))
+        files[name] = artifacts.file_entry(storage.join(folder, name), num_rows=table.num_rows)
         rejected = f"rejected/{name}"
         files[rejected] = artifacts.file_entry(storage.join(folder, rejected))
     num_rows = sum(entry.num_rows for entry in files.values())
@@ -311,8 +313,15 @@ def _manifest(
         )
     facts = {
         "num_truncated": int(sum(shard["num_truncated"] for shard in shards)),
+        "longest": longest,
         "seconds": round(seconds, 1),
     }
     return dataclasses.replace(
         wanted, files=files, num_rows=num_rows, rejected=dict(sorted(reasons.items())), facts=facts
     )
+
+
+def _longest(table: Any) -> int:
+    """Tokens of the longest prompt and response in ``table``."""
+    lengths = pc.add(*(pc.list_value_length(table[c]) for c in ("prompt_ids", "response_ids")))
+    return int(pc.max(lengths).as_py() or 0)

@@ -54,6 +54,8 @@ def main(folders: list[str]) -> None:
     for folder in folders:
         rows = [row for row in read_rows(folder) if row["task"] == "countdown"]
         kinds, equations = faults(rows)
+        if not rows:
+            raise SystemExit(f"{folder}: wanted an evaluation of countdown, got no items of it")
         shares = [f"{kinds[kind] / len(rows):.1%}" for kind in (_SOLVED, *_FAULTS)]
         name = folder.rstrip("/").rpartition("/")[2]
         table.append((name, str(len(rows)), _share(equations), *shares))

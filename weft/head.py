@@ -98,7 +98,7 @@ class _WeightedCrossEntropy(torch.autograd.Function):
         chunk_size: int,
     ) -> tuple[Tensor, Tensor]:
         gradients = _Gradients(ctx, hidden, weight, bias)
-        dtype = _working_dtype(hidden)
+        dtype = working_dtype(hidden)
         head = Head(weight.to(dtype), None if bias is None else bias.to(dtype))
         nll = torch.zeros(len(targets), dtype=torch.float32, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
@@ -131,7 +131,8 @@ class _WeightedCrossEntropy(torch.autograd.Function):
         )
 
 
-def _working_dtype(hidden: Tensor) -> torch.dtype:
+def working_dtype(hidden: Tensor) -> torch.dtype:
+    """That of products with ``hidden``: autocast's, or its own."""
     device = hidden.device.type
     is_automatic = torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if is_automatic else hidden.dtype

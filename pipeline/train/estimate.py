@@ -1,5 +1,6 @@
 """What a stage will need, estimated before anything starts: parameters, steps, memory."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from pipeline import artifacts
@@ -7,11 +8,14 @@ from pipeline.config import RunConfig
 from pipeline.errors import CheckpointError
 from pipeline.layout import layout
 from pipeline.prepare import require_prepared
+from pipeline.sizes import size_text
 from pipeline.sources import count_rows
+from pipeline.train.capacity import check_stated_memory, largest_shape
+from pipeline.train.memory import step_memory
 from pipeline.train.plan import num_steps_of_epoch, total_steps
 from weft.head import rows_within
 
-_FLOAT32, _BFLOAT16 = 4, 2
+_FLOAT32 = 4
 
 
 @dataclass(frozen=True)
@@ -19,8 +23,6 @@ class ModelSize:
     """What the estimates need to know of a denoiser."""
 
     num_parameters: int
-    num_in_block_matrices: int
-    """Parameters that Muon would take."""
     width: int
     num_layers: int
     mlp_width: int
@@ -29,7 +31,6 @@ class ModelSize:
 
 def model_size(path: str) -> ModelSize:
     """Sizes of the denoiser at ``path``, built on the meta device: nothing is loaded."""
-    from pipeline.train.optim import is_block_matrix
     from weft.models import meta_denoiser
 
     try:
@@ -39,9 +40,6 @@ def model_size(path: str) -> ModelSize:
     architecture = denoiser.architecture
     return ModelSize(
         num_parameters=sum(p.numel() for p in denoiser.parameters()),
-        num_in_block_matrices=sum(
-            p.numel() for name, p in denoiser.named_parameters() if is_block_matrix(name, p)
-        ),
         width=architecture.width,
         num_layers=architecture.num_layers,
         mlp_width=architecture.mlp_width,
@@ -76,51 +74,32 @@ def inference_bytes(size: ModelSize, *, num_tokens: int, num_rows: int) -> dict[
 def _memory(what: str, size: ModelSize, parts: dict[str, int]) -> str:
     lines = [
         f"memory of one {what} ({size.num_parameters:,} parameters), estimated:",
-        *(f"  {name:<12} {mib(value)}" for name, value in parts.items()),
-        f"  {'total':<12} {mib(sum(parts.values()))}",
+        *(f"  {name:<12} {size_text(value)}" for name, value in parts.items()),
+        f"  {'total':<12} {size_text(sum(parts.values()))}",
     ]
     return "\n".join(lines)
 
 
 def describe_training(config: RunConfig, num_examples: int, origin: str) -> str:
-    """Steps and memory of one worker, part by part; see ``count_examples``."""
-    size = model_size(config.model.path)
+    """Steps and memory of one worker, part by part; see ``count_examples``.
+
+    Raises ConfigError for more memory than ``train.device_memory_gib`` allows.
+    """
     train = config.train
     per_epoch = num_steps_of_epoch(num_examples, train.batch_size)
     steps = total_steps(per_epoch, train.epochs, train.max_steps)
+    shape = largest_shape(config, num_examples, longest_example(config))
+    memory = step_memory(config, shape)
+    check_stated_memory(config, shape)
+    parts = dataclasses.asdict(memory)
+    peak = parts.pop("peak")
+    parts = {name: value for name, value in parts.items() if value or name != "gathered"}
     return (
         f"train: {num_examples} examples ({origin}), {per_epoch} steps an epoch, {steps} steps\n"
-        f"{_memory('worker', size, training_bytes(size, config))}"
+        f"memory of one worker, estimated for a micro-batch of {shape.num_tokens} tokens:\n"
+        + "".join(f"  {name:<12} {size_text(value)}\n" for name, value in parts.items())
+        + f"  {'at the peak':<12} {size_text(peak)}"
     )
-
-
-def training_bytes(size: ModelSize, config: RunConfig) -> dict[str, int]:
-    """Bytes of weights, gradients, optimizer, activations and head in one training step.
-
-    Activations count what a block of RMSNorm, attention and SwiGLU keeps for its backward pass:
-    about 10 values of the model's width and 4 of the MLP's for every token; with gradient
-    checkpointing one width a block, and one block in full.
-    """
-    train = config.train
-    tokens = train.micro_batch_tokens
-    item = _BFLOAT16 if train.precision == "bfloat16" else _FLOAT32
-    per_block = tokens * (10 * size.width + 4 * size.mlp_width) * item
-    blocks = size.num_layers * per_block
-    if train.gradient_checkpointing:
-        blocks = size.num_layers * tokens * size.width * item + per_block
-    # AdamW keeps two moments of a parameter, Muon one.
-    moments = 2 * size.num_parameters
-    if train.optimizer == "muon":
-        moments -= size.num_in_block_matrices
-    rows = min(tokens, rows_within(train.head_chunk_mib, size.vocab_size))
-    return {
-        "weights": size.num_parameters * _FLOAT32,
-        "gradients": size.num_parameters * _FLOAT32,
-        "optimizer": moments * _FLOAT32,
-        "activations": blocks,
-        # Logits in the working precision, their float32 copy, and its gradient.
-        "head": rows * size.vocab_size * (item + 2 * _FLOAT32),
-    }
 
 
 def count_examples(config: RunConfig) -> tuple[int, str]:
@@ -130,6 +109,8 @@ def count_examples(config: RunConfig) -> tuple[int, str]:
     return require_prepared(config).num_rows, "prepared"
 
 
-def mib(num_bytes: int) -> str:
-    """``num_bytes`` as text: ``5.3 MiB``."""
-    return f"{num_bytes / 2**20:,.1f} MiB"
+def longest_example(config: RunConfig) -> int:
+    """Tokens of the longest prepared example; as many as are allowed before that is known."""
+    manifest = artifacts.read_manifest(layout(config).prepared)
+    facts = {} if manifest is None else manifest.facts
+    return int(facts.get("longest", config.data.max_length))

@@ -167,7 +167,7 @@ def _accumulate(
     for number, indices in enumerate(batches):
         # An empty one has its place in the exchange between ranks, and nothing else.
         batch = make_batch(data, indices or step_examples[:1], config, epoch, denoiser)
-        with accumulating(module, denoiser, is_last=number + 1 == len(batches)):
+        with accumulating(module, is_last=number + 1 == len(batches)):
             loss, step_sums = module(batch.to(world.device))
             (loss if indices else loss * 0.0).backward()
         if indices:

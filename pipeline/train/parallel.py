@@ -43,17 +43,17 @@ def replicate(module: nn.Module, denoiser: Denoiser, world: World) -> nn.Module:
     """``module`` as a replica of all ranks' where its weights are not spread over them."""
     if world.size == 1 or isinstance(denoiser, FSDPModule):
         return module
-    return DistributedDataParallel(module)
+    return DistributedDataParallel(module, gradient_as_bucket_view=True)
 
 
 @contextlib.contextmanager
-def accumulating(module: nn.Module, denoiser: Denoiser, *, is_last: bool) -> Iterator[None]:
-    """Run one of several backward passes; ranks exchange gradients after the last one only."""
-    if isinstance(denoiser, FSDPModule):
-        denoiser.set_requires_gradient_sync(is_last)
-        denoiser.set_is_last_backward(is_last)
-        yield
-    elif isinstance(module, DistributedDataParallel) and not is_last:
+def accumulating(module: nn.Module, *, is_last: bool) -> Iterator[None]:
+    """Run one of several backward passes.
+
+    Replicas exchange gradients after the last one only. Where weights are spread, each pass adds
+    its own to the spread ones: whole gradients would not fit.
+    """
+    if isinstance(module, DistributedDataParallel) and not is_last:
         with module.no_sync():
             yield
     else:

@@ -8,10 +8,13 @@ step is cut into micro-batches depends on the world size and the token budget as
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
+from pipeline.train.data import TrainingData
 from pipeline.train.micro_batches import share_step
 from weft.noise import noise_levels, shuffled_steps, stratified_steps, tail_length
 
@@ -87,6 +90,26 @@ class BatchPlan:
         return length + min(
             room, tail_length(self.seed, epoch, self.example_ids[index], self.tail_max)
         )
+
+
+def plan_of(config: RunConfig, data: TrainingData) -> BatchPlan:
+    """The batch plan of a run over ``data``."""
+    section = config.data
+    lengths = data.lengths
+    if section.eos_policy == "pad_to_max":
+        lengths = np.maximum(lengths, section.max_length)
+    return BatchPlan(
+        example_ids=data.example_ids,
+        lengths=as_lengths(lengths.tolist()),
+        seed=config.run.seed,
+        eps=config.noise.eps,
+        stratified=config.noise.stratified,
+        batch_size=config.train.batch_size,
+        micro_batch_tokens=config.train.micro_batch_tokens,
+        tail_max=section.tail_max if section.eos_policy == "random_tail" else 0,
+        max_length=section.max_length,
+        is_packed=config.train.packing,
+    )
 
 
 def num_steps_of_epoch(num_examples: int, batch_size: int) -> int:

@@ -33,20 +33,29 @@ def start_denoiser(config: RunConfig, world: World) -> Denoiser:
     if not is_streamed:
         device = torch.device("cpu") if train.parallelism == "fsdp" else world.device
         denoiser = new_denoiser(config, dtype=_frozen_dtype(config), device=device)
-    if config.lora.enabled:
-        trained = torch.bfloat16 if train.precision == "pure_bfloat16" else torch.float32
-        generator = start_generator(config)
-        add_lora(denoiser, lora_settings(config.lora), generator=generator, dtype=trained)
-    if train.gradient_checkpointing:
-        denoiser.enable_gradient_checkpointing()
+    _adapt(denoiser, config)
     if train.compile:
-        for layer in denoiser.layers():
-            layer.compile()
+        denoiser.compile_layers()
     if train.parallelism == "fsdp":
         shard(denoiser, train, world)
         if is_streamed:
             _fill(denoiser, config, world)
     return denoiser
+
+
+def meta_start(config: RunConfig) -> Denoiser:
+    """What ``start_denoiser`` returns on a worker that has all weights, without storage.
+
+    Raises CheckpointError where ``model.path`` is no known architecture.
+    """
+    denoiser = _meta(config).train()
+    _adapt(denoiser, config)
+    return denoiser
+
+
+def working_dtype(config: RunConfig) -> torch.dtype:
+    """What the blocks compute in."""
+    return torch.float32 if config.train.precision == "float32" else torch.bfloat16
 
 
 def lora_settings(section: LoraSection) -> LoraSettings:
@@ -74,6 +83,20 @@ def save_result(denoiser: Denoiser, folder: Path, config: RunConfig, world: Worl
         dtype = stored_dtype(resolve_checkpoint(config.model.path))
         cast = {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
         save_denoiser(denoiser, folder, state=cast)
+
+
+def _adapt(denoiser: Denoiser, config: RunConfig) -> None:
+    """Put in what training adds to the network."""
+    if config.lora.enabled:
+        is_low = config.train.precision == "pure_bfloat16"
+        add_lora(
+            denoiser,
+            lora_settings(config.lora),
+            generator=start_generator(config),
+            dtype=torch.bfloat16 if is_low else torch.float32,
+        )
+    if config.train.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
 
 
 def _frozen_dtype(config: RunConfig) -> torch.dtype:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray.train
 import torch
 import torch.distributed as dist
@@ -20,11 +19,12 @@ from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.layout import layout
 from pipeline.tokenizers import open_tokenizer
+from pipeline.train.capacity import check_memory, largest_shape
 from pipeline.train.checkpoints import restore_state, save_state
 from pipeline.train.data import TrainingData, load_training_data
 from pipeline.train.loop import describe_device, train
 from pipeline.train.optim import build_optimizers
-from pipeline.train.plan import BatchPlan, as_lengths, total_steps
+from pipeline.train.plan import BatchPlan, plan_of, total_steps
 from pipeline.train.start import save_result, start_denoiser
 from pipeline.train.state import TrainState
 from pipeline.train.world import World
@@ -81,7 +81,9 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
 def _get_ready(job: Job, world: World) -> _Ready:
     config = job.config
     data = open_data(config, uses_entropies=job.uses_entropies)
-    plan = make_plan(config, data)
+    plan = plan_of(config, data)
+    shape = largest_shape(config, len(data), int(data.lengths.max()))
+    check_memory(config, shape, world.device, ray.train.get_context().get_local_world_size())
     num_steps = total_steps(plan.steps_per_epoch, config.train.epochs, config.train.max_steps)
     return _Ready(data, plan, _start_state(job, num_steps, world), num_steps)
 
@@ -124,26 +126,6 @@ def open_data(config: RunConfig, *, uses_entropies: bool) -> TrainingData:
         return load_training_data(folders.prepared, prepared, None, None)
     entropies = require(folders.entropies, "reference", hint="run jobs/reference.py")
     return load_training_data(folders.prepared, prepared, folders.entropies, entropies)
-
-
-def make_plan(config: RunConfig, data: TrainingData) -> BatchPlan:
-    """The batch plan of a run over ``data``."""
-    section = config.data
-    lengths = data.lengths
-    if section.eos_policy == "pad_to_max":
-        lengths = np.maximum(lengths, section.max_length)
-    return BatchPlan(
-        example_ids=data.example_ids,
-        lengths=as_lengths(lengths.tolist()),
-        seed=config.run.seed,
-        eps=config.noise.eps,
-        stratified=config.noise.stratified,
-        batch_size=config.train.batch_size,
-        micro_batch_tokens=config.train.micro_batch_tokens,
-        tail_max=section.tail_max if section.eos_policy == "random_tail" else 0,
-        max_length=section.max_length,
-        is_packed=config.train.packing,
-    )
 
 
 def _world(config: RunConfig) -> World:

@@ -180,7 +180,7 @@ DESCRIBED = {
     "prepare": [r"prepare: 2000 rows of 2 sources in 8 shards", r"2\.4 MiB for the 250 rows"],
     "reference": [r"2000 examples", r"1 forward passes an example", r"total +[\d.,]+ MiB"],
     # 2000 examples by 64 are 32 steps an epoch, the last ones smaller.
-    "train": [r"2000 examples", r"32 steps an epoch, 128 steps", r"total +[\d.,]+ MiB"],
+    "train": [r"2000 examples", r"32 steps an epoch, 128 steps", r"at the peak +[\d.,]+ MiB"],
     "evaluate": [
         r"sudoku \(128 items\), countdown \(128 items\)",
         r"64 forward passes an item",
@@ -222,6 +222,8 @@ def test_dry_run_reports_user_errors_as_well(config_file, capsys):
         ("train", "data.max_length", "4096", "data.max_length: wanted at most the"),
         ("train", "train.warmup_steps", "5000", "train.warmup_steps: wanted fewer than the"),
         ("train", "train.num_workers", "5000", "train.num_workers"),
+        ("train", "train.device_memory_gib", "0.4", "train.micro_batch_tokens: 4096 tokens needs"),
+        ("train", "train.device_memory_gib", "0.2", "of 256 alone is too large; try"),
         ("evaluate", "evaluate.gen_length", "4096", "evaluate.gen_length 4096 behind the longest"),
     ],
 )

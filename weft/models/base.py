@@ -82,6 +82,11 @@ class Denoiser(nn.Module, ABC):
     def enable_gradient_checkpointing(self) -> None:
         """Recompute each block's activations in the backward pass instead of keeping them."""
 
+    def compile_layers(self) -> None:
+        """Compile each block with torch.compile when it first runs, for sequences of any length."""
+        for layer in self.layers():
+            layer.compile(dynamic=True)
+
     @abstractmethod
     def checkpoint_state(self, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The weights, or ``state`` in place of them, under the names of the family's checkpoints.

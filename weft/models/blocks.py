@@ -6,6 +6,7 @@ configuration, and in whether their logits are shifted.
 """
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from weft.head import Head
+from weft.head import Head, working_dtype
 from weft.models.base import Architecture, Denoiser, without_adapter
 from weft.models.documents import Documents, document_attention
 from weft.models.weights import read_weights, require_fit
@@ -86,7 +87,7 @@ class BlockDenoiser(Denoiser):
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
         # The rotation is computed in float32 and handed on in the dtype of the blocks.
         rotation = self.rotary(hidden, documents.positions if documents else positions)
-        bias = _attention_bias(attention_mask)
+        bias = _attention_bias(attention_mask, hidden)
         for block in self.blocks:
             arguments = (block, hidden, bias, rotation, documents)
             if self._recomputes and self.training:
@@ -123,6 +124,10 @@ class BlockDenoiser(Denoiser):
     def enable_gradient_checkpointing(self) -> None:
         """See ``Denoiser.enable_gradient_checkpointing``."""
         self._recomputes = True
+
+    def use_plain_attention(self) -> None:
+        """Attention as a GPU does it, in the blocks' own dtype; for counting memory without one."""
+        self.architecture.blocks._attn_implementation = "sdpa"
 
     def initial_scale(self, name: str) -> float:
         """Smaller by the square root of twice the depth where a block writes back."""
@@ -194,14 +199,19 @@ def _without_twin(tensors: dict[str, Tensor], twin: str, original: str) -> dict[
     return tensors
 
 
-def _attention_bias(attention_mask: Tensor | None) -> Tensor | None:
-    """[B, 1, L, L] bool for SDPA: True where attention goes. A row of padding attends to itself, so
-    that its softmax is never empty."""
-    if attention_mask is None or bool(attention_mask.all()):
+def _attention_bias(attention_mask: Tensor | None, hidden: Tensor) -> Tensor | None:
+    """[B, 1, L, L] for SDPA, in the dtype of the attention: 0 where it goes, else minus infinity.
+
+    A row of padding attends to itself, so that its softmax is never empty. Of a bool mask every
+    block would make such a bias of its own, and keep it for the backward pass.
+    """
+    if attention_mask is None:
         return None
-    length = attention_mask.shape[1]
-    itself = torch.eye(length, dtype=torch.bool, device=attention_mask.device)
-    return attention_mask[:, None, None, :] | itself[None, None]
+    length, device = attention_mask.shape[1], attention_mask.device
+    itself = torch.eye(length, dtype=torch.bool, device=device)
+    is_seen = attention_mask[:, None, None, :] | itself[None, None]
+    dtype = torch.float32 if device.type == "cpu" else working_dtype(hidden)
+    return torch.zeros(is_seen.shape, dtype=dtype, device=device).masked_fill(~is_seen, -math.inf)
 
 
 def _attention(

@@ -30,6 +30,7 @@ class Documents:
         )
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # each call has other documents
 def document_attention(
     query: Tensor, key: Tensor, value: Tensor, documents: Documents, *, scale: float | None
 ) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from benchmarks.published import write_published
 from weft.models import load_denoiser, meta_denoiser, random_denoiser, save_denoiser
 
 SIZES = {
@@ -121,25 +122,13 @@ def test_random_weights_start_with_biases_at_zero(tmp_path):
     assert not any(bias.any() for bias in biases)
 
 
-DREAM_7B = {
-    "model_type": "Dream",
-    "vocab_size": 152064,
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 131072,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1000000.0,
-    "mask_token_id": 151666,
-    "eos_token_id": 151643,
-    "tie_word_embeddings": False,
-}
+def test_qwen3_06b_has_the_published_number_of_parameters(tmp_path):
+    model = meta_denoiser(write_published(tmp_path, "qwen3_06b"))
+    assert sum(p.numel() for p in model.parameters()) == 596_049_920
 
 
 def test_dream_7b_has_the_published_number_of_parameters(tmp_path):
-    model = meta_denoiser(write_config(tmp_path, **DREAM_7B))
+    model = meta_denoiser(write_published(tmp_path, "dream7b"))
     assert sum(p.numel() for p in model.parameters()) == 7_615_616_512
     assert all(p.is_meta for p in model.parameters())
 

@@ -1,11 +1,10 @@
 """The LLaDA network: equal to the published code, bidirectional, and indifferent to padding."""
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.published import write_published
 from weft.models import load_denoiser, meta_denoiser, random_denoiser
 
 
@@ -140,25 +139,7 @@ def test_initialize_has_the_standard_deviations_it_names():
     assert torch.equal(model.ln_f.weight, torch.ones(128))
 
 
-LLADA_8B = {
-    "model_type": "llada",
-    "d_model": 4096,
-    "n_layers": 32,
-    "n_heads": 32,
-    "n_kv_heads": 32,
-    "mlp_hidden_size": 12288,
-    "vocab_size": 126464,
-    "embedding_size": 126464,
-    "max_sequence_length": 4096,
-    "rope_theta": 500000.0,
-    "mask_token_id": 126336,
-    "eos_token_id": 126081,
-    "pad_token_id": 126081,
-}
-
-
 def test_llada_8b_has_the_published_number_of_parameters(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(LLADA_8B))
-    model = meta_denoiser(str(tmp_path))
+    model = meta_denoiser(write_published(tmp_path, "llada8b"))
     assert sum(p.numel() for p in model.parameters()) == 8_015_581_184
     assert all(p.is_meta for p in model.parameters())
