@@ -141,16 +141,21 @@ def _refuse_other_state(folder: str, recipe: str) -> None:
 
 
 def _fit(config: RunConfig, folder: str, recipe: str) -> dict[str, Any]:
-    from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
+    from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, TrainingFailedError
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchTrainer
 
+    from pipeline.train.last_state import NoteLastState, explain, take_over
     from pipeline.train.worker import Job, train_worker
 
     train = config.train
+    states = storage.join(folder, STATE_FOLDER)
+    own_states = storage.join(states, recipe)
+    noted = take_over(own_states)
+    job = Job(config, folder, recipe, uses_entropies(config), noted)
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"job": Job(config, folder, recipe, uses_entropies(config))},
+        train_loop_config={"job": job},
         scaling_config=ScalingConfig(
             num_workers=train.num_workers,
             use_gpu=train.use_gpu,
@@ -160,12 +165,21 @@ def _fit(config: RunConfig, folder: str, recipe: str) -> dict[str, Any]:
         run_config=RayRunConfig(
             # The same name and folder make Ray Train continue from its last checkpoint.
             name=recipe,
-            storage_path=storage.join(folder, STATE_FOLDER),
+            storage_path=states,
             failure_config=FailureConfig(max_failures=train.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
+            callbacks=[NoteLastState(own_states)],
         ),
     )
-    facts = dict(trainer.fit().return_value)
+    try:
+        facts = dict(trainer.fit().return_value)
+    except TrainingFailedError as error:
+        explained = explain(error, own_states)
+        if explained is None:
+            raise
+        raise explained from error
     if "error" in facts:
         raise facts["error"]
+    if noted is not None:
+        storage.remove(noted)  # Ray does not know of it
     return facts

@@ -40,6 +40,8 @@ class Job:
     folder: str
     recipe: str
     uses_entropies: bool
+    noted_state: str | None = None
+    """Where to continue from if Ray Train has no state; see ``pipeline.train.last_state``."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,8 @@ def _start_state(job: Job, num_steps: int, world: World) -> TrainState:
     optimizers = build_optimizers(denoiser, job.config.train, num_steps)
     state = TrainState(denoiser, optimizers)
     checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None and job.noted_state is not None:
+        checkpoint = ray.train.Checkpoint(job.noted_state)
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             restore_state(state, Path(folder), job.recipe)

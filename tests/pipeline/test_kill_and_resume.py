@@ -1,10 +1,14 @@
-"""A training job that is killed and started again ends with the same weights, bit for bit."""
+"""A training job that is killed, runs out of disk, and is started again each time, ends with the
+same weights bit for bit."""
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,11 +44,22 @@ _JOBS = Path(__file__).resolve().parents[2] / "jobs"
 _TIMEOUT_S = 240
 
 
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
-    root = tmp_path_factory.mktemp("kill")
-    path = root / "config.toml"
-    path.write_text(CONFIG.format(root=root, model=tiny_checkpoint))
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own that is soon full; without the right to mount one, a mere folder."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(folder)]
+    is_mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
+    yield folder
+    if is_mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def config(small_disk: Path, tiny_checkpoint: Path) -> Path:
+    path = small_disk / "config.toml"
+    path.write_text(CONFIG.format(root=small_disk, model=tiny_checkpoint))
     return path
 
 
@@ -67,21 +82,57 @@ def finish(stage: str, config: Path, *arguments: str) -> str:
     return output
 
 
-def test_a_killed_training_ends_with_the_same_weights(config: Path) -> None:
-    finish("prepare", config)
-    finish("train", config, "--train.name", "whole")
-    folder = config.parent / "run" / "checkpoints"
-    process = start("train", config, "--train.name", "killed")
+def wait_for(what: Callable[[], object], process: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + _TIMEOUT_S
-    while not list(folder.glob("killed/state/*/checkpoint_manager_snapshot.json")):
-        assert process.poll() is None
+    while not what():
+        assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def noted_state(folder: Path) -> str:
+    """What the note of the last state says; empty before there is one."""
+    notes = list(folder.glob("state/*/last_state.json"))
+    return json.loads(notes[0].read_text())["state"] if notes else ""
+
+
+def fill(disk: Path) -> None:
+    """Leave no room on the file system, or, where it is not one of its own, do what that does."""
+    if disk.is_mount():
+        with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 12))
+
+
+def test_a_killed_and_a_starved_training_end_with_the_same_weights(config: Path) -> None:
+    disk = config.parent
+    finish("prepare", config)
+    finish("train", config, "--train.name", "whole")
+    folder = disk / "run" / "checkpoints" / "killed"
+    process = start("train", config, "--train.name", "killed")
+    wait_for(lambda: noted_state(folder), process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=_TIMEOUT_S)
-    assert artifacts.read_manifest(str(folder / "killed")) is None
-    assert "resumed step=" in finish("train", config, "--train.name", "killed")
-    whole, killed = (folder / name / "model.safetensors" for name in ("whole", "killed"))
+    assert artifacts.read_manifest(str(folder)) is None
+
+    first = noted_state(folder)
+    process = start("train", config, "--train.name", "killed", "--train.max-failures", "0")
+    wait_for(lambda: noted_state(folder) != first, process)
+    fill(disk)
+    output, _ = process.communicate(timeout=_TIMEOUT_S)
+    assert "resumed step=" in output
+    if disk.is_mount():
+        assert process.returncode == 2, output
+        assert "no space left on device while the training state was written" in output
+        (disk / "filler").unlink()
+        assert artifacts.read_manifest(str(folder)) is None
+        assert (folder / "state").is_dir()
+        output = finish("train", config, "--train.name", "killed")
+        assert "resumed step=" in output
+    names = ("whole", "killed")
+    whole, killed = (folder.parent / name / "model.safetensors" for name in names)
     assert killed.read_bytes() == whole.read_bytes()
-    steps = [(folder / name / "metrics.jsonl").read_text() for name in ("whole", "killed")]
+    steps = [(folder.parent / name / "metrics.jsonl").read_text() for name in names]
     assert len(steps[0].splitlines()) == len(steps[1].splitlines())
+    # Nothing but the last state is left behind.
+    assert len(list(folder.glob("state/*/checkpoint_*/state.json"))) == 1

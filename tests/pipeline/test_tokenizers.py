@@ -33,13 +33,14 @@ def test_ids_of_the_model_must_be_the_tokenizers(checkpoint: Path, name: str) ->
         open_tokenizer_at(str(checkpoint))
 
 
-def test_a_mask_token_that_only_the_model_names_is_taken_from_it(checkpoint: Path) -> None:
-    path = checkpoint / "tokenizer_config.json"
+@pytest.mark.parametrize("token", ["mask_token", "eos_token"])
+def test_a_token_that_only_the_model_names_is_taken_from_it(checkpoint: Path, token: str) -> None:
+    path, whole = checkpoint / "tokenizer_config.json", open_tokenizer_at("tiny")
     values = json.loads(path.read_text())
-    name = values.pop("mask_token")
+    name = values.pop(token)
     path.write_text(json.dumps(values))
-    tokenizer, whole = open_tokenizer_at(str(checkpoint)), open_tokenizer_at("tiny")
-    assert (tokenizer.mask_token, tokenizer.mask_token_id) == (name, whole.mask_token_id)
+    tokenizer = open_tokenizer_at(str(checkpoint))
+    assert getattr(tokenizer, token) == name
     assert tokenizer(f"1{name}")["input_ids"] == whole(f"1{name}")["input_ids"]
 
 

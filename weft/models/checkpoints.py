@@ -18,14 +18,16 @@ EMBEDDED = {"tiny": Path(__file__).resolve().parent.parent / "assets" / "tiny"}
 """Checkpoints that come with the package, by name."""
 
 _CONFIG = "config.json"
-_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+_SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
+_WEIGHT_FILES = ["*.safetensors"]
 _MAX_SHARD_SIZE = "5GB"
 
 
-def resolve_checkpoint(path: str) -> Path:
+def resolve_checkpoint(path: str, *, needs_weights: bool = True) -> Path:
     """The local folder of ``path``: an embedded name, a folder, or a hub name that is downloaded.
 
-    Raises ValueError when it is none of these.
+    Without ``needs_weights`` a hub's weights stay where they are. Raises ValueError when it is none
+    of these.
     """
     if path in EMBEDDED:
         return EMBEDDED[path]
@@ -40,7 +42,8 @@ def resolve_checkpoint(path: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(path, allow_patterns=_HUB_FILES))
+        patterns = [*_SMALL_FILES, *(_WEIGHT_FILES if needs_weights else [])]
+        return Path(snapshot_download(path, allow_patterns=patterns))
     except (OSError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise ValueError(
@@ -118,20 +121,32 @@ def save_denoiser(
 def load_tokenizer(path: str) -> Any:
     """The fast tokenizer beside the checkpoint at ``path``; OSError or ValueError without one.
 
-    Where it names no mask token, as the published LLaDA's, the one of ``config.json`` is taken.
+    Where it names no mask token, as the published LLaDA's, or no EOS, as ModernBERT's, the one of
+    ``config.json`` is taken.
     """
-    tokenizer = _read_tokenizer(resolve_checkpoint(path))
-    if tokenizer.mask_token is None:
-        mask_token_id = _read_config(_base_folder(path)).get("mask_token_id")
-        if mask_token_id is not None:
-            tokenizer.mask_token = tokenizer.convert_ids_to_tokens(mask_token_id)
+    tokenizer = _read_tokenizer(resolve_checkpoint(path, needs_weights=False))
+    for name, keys in _SPECIAL_TOKENS.items():
+        if getattr(tokenizer, name) is None:
+            values = _read_config(_base_folder(path))
+            number = next((values[key] for key in keys if values.get(key) is not None), None)
+            if number is not None:
+                setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(number))
     return tokenizer
 
 
+_SPECIAL_TOKENS = {
+    "mask_token": ("mask_token_id",),
+    "eos_token": ("eos_token_id", "sep_token_id"),
+}
+"""Of a tokenizer, and the keys of ``config.json`` that say them too."""
+
+
 def _base_folder(path: str) -> Path:
-    """The folder with ``config.json`` and the weights: of an adapter, that of its base."""
-    folder = resolve_checkpoint(path)
-    return resolve_checkpoint(read_adapter_config(folder)[1]) if is_adapter(folder) else folder
+    """The folder with ``config.json``: of an adapter, that of its base."""
+    folder = resolve_checkpoint(path, needs_weights=False)
+    if not is_adapter(folder):
+        return folder
+    return resolve_checkpoint(read_adapter_config(folder)[1], needs_weights=False)
 
 
 def _read_tokenizer(folder: Path) -> Any:

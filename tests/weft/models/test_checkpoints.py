@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from weft.models import (
     load_denoiser,
     load_tokenizer,
+    meta_denoiser,
     random_denoiser,
     resolve_checkpoint,
     save_denoiser,
@@ -259,6 +260,21 @@ def test_defaults_of_absent_keys(folder):
 def test_resolve_checkpoint_takes_names_and_folders(tiny_checkpoint):
     assert (resolve_checkpoint("tiny") / "config.json").is_file()
     assert resolve_checkpoint(str(tiny_checkpoint)) == tiny_checkpoint
+
+
+def test_sizes_and_tokenizer_of_a_hub_name_do_not_fetch_its_weights(folder, monkeypatch):
+    asked = []
+
+    def download(name, *, allow_patterns):
+        asked.append((name, "*.safetensors" in allow_patterns))
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    meta_denoiser("owner/name")
+    load_tokenizer("owner/name")
+    assert set(asked) == {("owner/name", False)}
+    load_denoiser("owner/name")
+    assert ("owner/name", True) in asked
 
 
 @pytest.mark.parametrize("path", ["tinny", "/no/such", "./owner/name", "a/b/c", "~/none", ""])

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from weft.head import weighted_cross_entropy
-from weft.models import load_denoiser, random_denoiser, save_denoiser
+from weft.models import load_denoiser, load_tokenizer, random_denoiser, save_denoiser
 
 SIZES = {
     "vocab_size": 80,
@@ -55,6 +55,8 @@ def test_logits_and_special_tokens_are_the_networks_own(checkpoint):
     with torch.inference_mode():
         torch.testing.assert_close(model(IDS), network(input_ids=IDS).logits, rtol=0, atol=1e-5)
     assert (model.mask_token_id, model.eos_token_id) == (79, 5)
+    tokenizer = load_tokenizer(str(folder))
+    assert (tokenizer.mask_token_id, tokenizer.eos_token_id) == (79, 5)
     assert (model.vocab_size, model.max_length) == (80, 64)
 
 

@@ -1,0 +1,73 @@
+"""The last whole training state of a run, known even where Ray Train lost count.
+
+Ray Train lists a run's states in one file, which it writes in place: a full disk or a kill at the
+wrong moment leaves it torn, and every later start would fail on it. So the last state that all
+workers have written is noted beside it as well, in a file that appears whole or not at all. Ray
+deletes older states only after its own file is written: whichever of the two is whole, its state is
+there.
+"""
+
+import json
+import logging
+from typing import Any
+
+from ray.train import Checkpoint, UserCallback
+
+from pipeline import storage
+from pipeline.errors import ArtifactError
+
+logger = logging.getLogger(__name__)
+
+_NOTE, _OF_RAY = "last_state.json", "checkpoint_manager_snapshot.json"
+_FULL = "No space left on device"
+
+
+class NoteLastState(UserCallback):
+    """Writes the note into ``folder``, that of the run's states, after each of them."""
+
+    def __init__(self, folder: str) -> None:
+        """See the class."""
+        self.folder = folder
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None
+    ) -> None:
+        """Note ``checkpoint``, which all workers have written; Ray's controller calls it."""
+        if checkpoint is not None:
+            name = str(checkpoint.path).rstrip("/").rpartition("/")[2]
+            storage.write_json(storage.join(self.folder, _NOTE), {"state": name})
+
+
+def take_over(folder: str) -> str | None:
+    """The noted state, where Ray's own list in ``folder`` is torn and cannot say; else None.
+
+    The torn list is removed: Ray then begins a new one.
+    """
+    path = storage.join(folder, _OF_RAY)
+    if not storage.exists(path):
+        return None
+    try:
+        json.loads(storage.read_bytes(path))
+        return None
+    except ValueError:
+        pass
+    storage.remove(path)
+    note = storage.join(folder, _NOTE)
+    if not storage.exists(note):
+        return None
+    state = storage.join(folder, str(storage.read_json(note)["state"]))
+    logger.warning("list_of_states=torn continuing_from=%s", state)
+    return state
+
+
+def explain(error: BaseException, folder: str) -> ArtifactError | None:
+    """What a user can do about ``error`` of a run whose states lie in ``folder``; None if nothing.
+
+    Ray wraps what happened, in its own process or a worker's, as text.
+    """
+    if _FULL not in str(error):
+        return None
+    return ArtifactError(
+        f"{folder}: {_FULL.lower()} while the training state was written; the last whole state is "
+        f"kept: make room, and start the same command again"
+    )
