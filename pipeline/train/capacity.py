@@ -1,5 +1,6 @@
 """Whether a run fits into the memory that is there, asked before anything is loaded."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -7,8 +8,14 @@ import psutil
 import torch
 
 from pipeline.config import RunConfig
-from pipeline.train.memory import Shape, require_fits
+from pipeline.errors import ConfigError
+from pipeline.sizes import size_text
+from pipeline.train.memory import Shape, step_memory
 
+RESERVES = {"cuda": 2**30, "cpu": 2**28}
+"""Bytes that a device's libraries take beside tensors: kernels, communication, fragments."""
+
+_STEPS_OF_SEARCH = 32
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -47,6 +54,65 @@ def check_memory(config: RunConfig, shape: Shape, device: torch.device, num_work
     else:
         share = main_memory() // num_workers
         require_fits(config, shape, share, f"one of the {num_workers} workers of this machine")
+
+
+def require_fits(config: RunConfig, shape: Shape, limit: int, where: str) -> None:
+    """Raise ConfigError unless a worker's step fits into ``limit`` bytes; see ``largest_tokens``.
+
+    ``where`` says whose memory it is.
+    """
+    needed = needed_bytes(config, shape)
+    if needed <= limit:
+        return
+    here = f"needs {size_text(needed)} of the {size_text(limit)} of {where}"
+    most = largest_tokens(config, shape, limit)
+    if most is None:
+        raise ConfigError(
+            f"train.micro_batch_tokens: {shape.num_tokens} tokens {here}, and one example of "
+            f"{shape.row_length} alone is too large; {_advice(config)}"
+        )
+    raise ConfigError(
+        f"train.micro_batch_tokens: {shape.num_tokens} tokens {here}; wanted at most {most}, got "
+        f"{config.train.micro_batch_tokens}; lower it"
+    )
+
+
+def needed_bytes(config: RunConfig, shape: Shape) -> int:
+    """Memory of a step, and of what libraries keep for themselves."""
+    return step_memory(config, shape).peak + RESERVES["cuda" if config.train.use_gpu else "cpu"]
+
+
+def largest_tokens(config: RunConfig, shape: Shape, limit: int) -> int | None:
+    """The largest micro-batch below ``shape`` that fits ``limit`` bytes; None if no example does.
+
+    In tokens, to a 32nd of what is between one example and ``shape``.
+    """
+    low, high = shape.row_length, shape.num_tokens
+    step = max(1, (high - low) // _STEPS_OF_SEARCH)
+
+    def fits(num_tokens: int) -> bool:
+        smaller = dataclasses.replace(shape, num_tokens=num_tokens, accumulates=True)
+        return needed_bytes(config, smaller) <= limit
+
+    if not fits(low):
+        return None
+    while high - low > step:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _advice(config: RunConfig) -> str:
+    train = config.train
+    ways = {
+        "train.gradient_checkpointing": not train.gradient_checkpointing,
+        "train.parallelism fsdp over more workers": train.parallelism != "fsdp",
+        "more train.num_workers": train.parallelism == "fsdp",
+        "lora.enabled": not config.lora.enabled,
+        "train.cpu_offload": train.use_gpu and not train.cpu_offload,
+        "a lower data.max_length": True,
+    }
+    return "try " + ", ".join(way for way, is_open in ways.items() if is_open)
 
 
 def main_memory() -> int:

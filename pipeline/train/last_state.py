@@ -22,7 +22,7 @@ _NOTE, _OF_RAY = "last_state.json", "checkpoint_manager_snapshot.json"
 _FULL = "No space left on device"
 
 
-class NoteLastState(UserCallback):
+class NoteLastState(UserCallback):  # type: ignore[misc]
     """Writes the note into ``folder``, that of the run's states, after each of them."""
 
     def __init__(self, folder: str) -> None:

@@ -1,7 +1,7 @@
 """Memory that a worker needs: its step is run on tensors without data, and what lives is counted.
 
 Nothing is loaded, and no GPU is needed to know what one would hold. What torch.compile changes is
-not counted, nor what libraries keep for themselves; see ``RESERVES``.
+not counted, nor what libraries keep for themselves.
 """
 
 import dataclasses
@@ -15,19 +15,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.config import RunConfig
-from pipeline.errors import ConfigError
-from pipeline.sizes import size_text
 from pipeline.train.live_bytes import LiveBytes
 from pipeline.train.optim import build_optimizers
 from pipeline.train.start import meta_start, working_dtype
 from weft.head import rows_within, weighted_cross_entropy
 from weft.models.base import Denoiser
 from weft.models.blocks import BlockDenoiser
-
-RESERVES = {"cuda": 2**30, "cpu": 2**28}
-"""Bytes that a device's libraries take beside tensors: kernels, communication, fragments."""
-
-_STEPS_OF_SEARCH = 32
 
 _GATHERED_BLOCKS = 2
 """Blocks whose weights FSDP holds whole at once: the one that runs, and the next."""
@@ -83,65 +76,6 @@ def step_memory(config: RunConfig, shape: Shape) -> StepMemory:
         head=used.head,
         peak=kept.weights + kept.optimizer + max(passes, kept.gradients + kept.update),
     )
-
-
-def require_fits(config: RunConfig, shape: Shape, limit: int, where: str) -> None:
-    """Raise ConfigError unless a worker's step fits into ``limit`` bytes; see ``largest_tokens``.
-
-    ``where`` says whose memory it is.
-    """
-    needed = needed_bytes(config, shape)
-    if needed <= limit:
-        return
-    here = f"needs {size_text(needed)} of the {size_text(limit)} of {where}"
-    most = largest_tokens(config, shape, limit)
-    if most is None:
-        raise ConfigError(
-            f"train.micro_batch_tokens: {shape.num_tokens} tokens {here}, and one example of "
-            f"{shape.row_length} alone is too large; {_advice(config)}"
-        )
-    raise ConfigError(
-        f"train.micro_batch_tokens: {shape.num_tokens} tokens {here}; wanted at most {most}, got "
-        f"{config.train.micro_batch_tokens}; lower it"
-    )
-
-
-def needed_bytes(config: RunConfig, shape: Shape) -> int:
-    """Memory of a step, and of what libraries keep for themselves."""
-    return step_memory(config, shape).peak + RESERVES["cuda" if config.train.use_gpu else "cpu"]
-
-
-def largest_tokens(config: RunConfig, shape: Shape, limit: int) -> int | None:
-    """The largest micro-batch below ``shape`` that fits ``limit`` bytes; None if no example does.
-
-    In tokens, to a 32nd of what is between one example and ``shape``.
-    """
-    low, high = shape.row_length, shape.num_tokens
-    step = max(1, (high - low) // _STEPS_OF_SEARCH)
-
-    def fits(num_tokens: int) -> bool:
-        smaller = dataclasses.replace(shape, num_tokens=num_tokens, accumulates=True)
-        return needed_bytes(config, smaller) <= limit
-
-    if not fits(low):
-        return None
-    while high - low > step:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
-
-
-def _advice(config: RunConfig) -> str:
-    train = config.train
-    ways = {
-        "train.gradient_checkpointing": not train.gradient_checkpointing,
-        "train.parallelism fsdp over more workers": train.parallelism != "fsdp",
-        "more train.num_workers": train.parallelism == "fsdp",
-        "lora.enabled": not config.lora.enabled,
-        "train.cpu_offload": train.use_gpu and not train.cpu_offload,
-        "a lower data.max_length": True,
-    }
-    return "try " + ", ".join(way for way, is_open in ways.items() if is_open)
 
 
 @contextmanager

@@ -10,17 +10,18 @@ from benchmarks.problems import random_training_data
 from benchmarks.published import write_published
 from pipeline.config import LoraSection, ModelSection, RunConfig
 from pipeline.errors import ConfigError
-from pipeline.train.capacity import check_memory, largest_shape, main_memory
-from pipeline.train.live_bytes import LiveBytes
-from pipeline.train.loop import train
-from pipeline.train.memory import (
+from pipeline.train.capacity import (
     RESERVES,
-    Shape,
+    check_memory,
+    largest_shape,
     largest_tokens,
+    main_memory,
     needed_bytes,
     require_fits,
-    step_memory,
 )
+from pipeline.train.live_bytes import LiveBytes
+from pipeline.train.loop import train
+from pipeline.train.memory import Shape, step_memory
 from pipeline.train.optim import build_optimizers
 from pipeline.train.plan import plan_of
 from pipeline.train.start import start_denoiser

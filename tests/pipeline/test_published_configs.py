@@ -13,9 +13,8 @@ from benchmarks.published import PublishedName, write_published
 from pipeline.config import RunConfig
 from pipeline.config_checks import check_config
 from pipeline.config_file import load_config
-from pipeline.train.capacity import largest_shape
+from pipeline.train.capacity import largest_shape, needed_bytes
 from pipeline.train.loop import train
-from pipeline.train.memory import needed_bytes
 from pipeline.train.optim import build_optimizers
 from pipeline.train.parallel import whole_state
 from pipeline.train.plan import plan_of
