@@ -19,7 +19,7 @@ from pipeline.models import named_checkpoint, open_denoiser, weights_fingerprint
 from pipeline.tokenizers import open_tokenizer_at, tokenizer_fingerprints_at
 from weft.models import resolve_checkpoint, save_denoiser
 from weft.models.base import Denoiser
-from weft.models.lora import is_adapter, merge_lora, read_adapter_config
+from weft.models.lora import adapter_base, is_adapter, merge_lora
 from weft.models.weights import stored_dtype
 
 _NUM_PROBES, _PROBE_LENGTH = 2, 32
@@ -88,7 +88,7 @@ def _name(config: RunConfig) -> str:
 
 
 def _base_dtype(source: str) -> torch.dtype:
-    base = read_adapter_config(resolve_checkpoint(source))[1]
+    base = adapter_base(resolve_checkpoint(source))
     return stored_dtype(resolve_checkpoint(base))
 
 

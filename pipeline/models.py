@@ -18,7 +18,7 @@ from weft.models import (
     resolve_checkpoint,
 )
 from weft.models.base import Architecture, Denoiser
-from weft.models.lora import is_adapter, read_adapter_config
+from weft.models.lora import adapter_base, is_adapter
 
 
 def open_denoiser(
@@ -97,7 +97,7 @@ def weights_fingerprint(path: str) -> str:
 
 
 def _require_same_base(folder: Path, manifest: Manifest) -> None:
-    base, trained = read_adapter_config(folder)[1], manifest.inputs["weights"]
+    base, trained = adapter_base(folder), manifest.inputs["weights"]
     found = weights_fingerprint(base)
     if found != trained:
         raise CheckpointError(
@@ -114,7 +114,7 @@ def _of_folder(folder: str) -> str:
         raise CheckpointError(f"{folder}: wanted *.safetensors weights, got none")
     names.append(artifacts.ADAPTER_CONFIG if is_adapter(path) else "config.json")
     checksums = {name: storage.sha256(storage.join(folder, name)) for name in names}
-    base = weights_fingerprint(read_adapter_config(path)[1]) if is_adapter(path) else ""
+    base = weights_fingerprint(adapter_base(path)) if is_adapter(path) else ""
     return artifacts.weights_identity(checksums, base)
 
 

@@ -1,4 +1,4 @@
-"""A training job that is killed, runs out of disk, and is started again each time, ends with the
+"""A training job on two ranks that is killed, runs out of disk, and is started again ends with the
 same weights bit for bit."""
 
 import contextlib
@@ -35,10 +35,13 @@ path = "{model}"
 gamma = 0.0
 
 [train]
-epochs = 16
+epochs = 10
 batch_size = 8
 warmup_steps = 4
 checkpoint_every = 8
+parallelism = "fsdp"
+num_workers = 2
+cpus_per_worker = 1.0
 """
 _JOBS = Path(__file__).resolve().parents[2] / "jobs"
 _TIMEOUT_S = 240

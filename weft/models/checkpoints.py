@@ -10,7 +10,7 @@ from torch import Tensor
 
 from weft.models.base import Architecture, Denoiser
 from weft.models.families import architecture_of
-from weft.models.lora import is_adapter, load_adapter, read_adapter_config
+from weft.models.lora import adapter_base, is_adapter, load_adapter
 from weft.models.weights import write_weights
 from weft.suggest import did_you_mean
 
@@ -62,7 +62,7 @@ def load_denoiser(
     folder = resolve_checkpoint(path)
     if not is_adapter(folder):
         return read_architecture(path).load(folder, dtype=dtype, device=str(device))
-    denoiser = load_denoiser(read_adapter_config(folder)[1], dtype=dtype, device=device)
+    denoiser = load_denoiser(adapter_base(folder), dtype=dtype, device=device)
     load_adapter(denoiser, folder)
     return denoiser
 
@@ -146,7 +146,7 @@ def _base_folder(path: str) -> Path:
     folder = resolve_checkpoint(path, needs_weights=False)
     if not is_adapter(folder):
         return folder
-    return resolve_checkpoint(read_adapter_config(folder)[1], needs_weights=False)
+    return resolve_checkpoint(adapter_base(folder), needs_weights=False)
 
 
 def _read_tokenizer(folder: Path) -> Any:

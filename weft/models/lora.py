@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from weft.models.base import Denoiser
+from weft.models.weights import require_fit
 from weft.suggest import did_you_mean
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -42,11 +43,6 @@ class LoraSettings:
 def is_adapter(folder: Path) -> bool:
     """Whether ``folder`` holds an adapter rather than a whole checkpoint."""
     return (folder / ADAPTER_CONFIG).is_file()
-
-
-def has_lora(denoiser: Denoiser) -> bool:
-    """Whether ``denoiser`` carries an adapter."""
-    return any(f".{_PARTS[0]}." in name for name, _ in denoiser.named_parameters())
 
 
 def add_lora(
@@ -127,22 +123,40 @@ def save_adapter(
     os.replace(temporary, target / ADAPTER_CONFIG)
 
 
-def read_adapter_config(folder: Path) -> tuple[LoraSettings, str]:
-    """``(settings, base)`` of the adapter in ``folder``.
+def adapter_base(folder: Path) -> str:
+    """Path or hub name of the checkpoint that the adapter in ``folder`` belongs to.
 
-    Raises ValueError for a file that is no LoRA adapter, or for one with more than two matrices a
-    layer.
+    Raises ValueError where it names none.
     """
+    base = _read_values(folder).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ValueError(
+            f"{folder / ADAPTER_CONFIG}: wanted base_model_name_or_path to name a checkpoint, got "
+            f"{base!r}; write the path or hub name of the adapter's base there"
+        )
+    return base
+
+
+def _read_values(folder: Path) -> dict[str, Any]:
     path = folder / ADAPTER_CONFIG
     try:
         values: dict[str, Any] = json.loads(path.read_text())
+        values.keys()
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: wanted the configuration of a LoRA, got {error!r}") from error
+    return values
+
+
+def _read_settings(folder: Path) -> LoraSettings:
+    """Raises ValueError for what is no LoRA, or one with more than two matrices a layer."""
+    path, values = folder / ADAPTER_CONFIG, _read_values(folder)
+    try:
         settings = LoraSettings(
             rank=int(values["r"]),
             alpha=int(values["lora_alpha"]),
             dropout=float(values.get("lora_dropout") or 0.0),
         )
-        base = str(values["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: wanted the configuration of a LoRA, got {error!r}") from error
     unknown = [
         key
@@ -152,7 +166,7 @@ def read_adapter_config(folder: Path) -> tuple[LoraSettings, str]:
     unknown += ["bias"] if values.get("bias") not in (None, "none") else []
     if unknown:
         raise ValueError(f"{path}: wanted a plain LoRA, got one with {', '.join(unknown)}")
-    return settings, base
+    return settings
 
 
 def load_adapter(denoiser: Denoiser, folder: Path) -> LoraSettings:
@@ -161,7 +175,7 @@ def load_adapter(denoiser: Denoiser, folder: Path) -> LoraSettings:
     Raises ValueError listing every key that does not belong to the denoiser, and for files that are
     not whole.
     """
-    settings, _ = read_adapter_config(folder)
+    settings = _read_settings(folder)
     path = folder / ADAPTER_WEIGHTS
     try:
         tensors = load_file(path)
@@ -174,13 +188,12 @@ def load_adapter(denoiser: Denoiser, folder: Path) -> LoraSettings:
     _inject(denoiser, ours, settings)
     state = {name: t for name, t in denoiser.state_dict().items() if _is_part(name)}
     own = {_official(denoiser, name): name for name in state}
-    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    shapes = [k for k in own.keys() & tensors.keys() if tensors[k].shape != state[own[k]].shape]
-    if missing or extra or shapes:
-        raise ValueError(
-            f"{path}: the adapter does not fit the network: missing {missing}, left over {extra}, "
-            f"of another shape {sorted(shapes)}"
-        )
+    require_fit(
+        {key: state[name] for key, name in own.items()},
+        tensors,
+        str(path),
+        what="the adapter does not fit the network",
+    )
     denoiser.load_state_dict({own[key]: tensor for key, tensor in tensors.items()}, strict=False)
     denoiser.requires_grad_(False)
     return settings

@@ -43,7 +43,9 @@ def read_weights(folder: Path, *, device: str, dtype: torch.dtype) -> dict[str, 
     return tensors
 
 
-def require_fit(wanted: Shapes, found: Shapes, where: str) -> None:
+def require_fit(
+    wanted: Shapes, found: Shapes, where: str, *, what: str = "the weights do not fit config.json"
+) -> None:
     """Raise ValueError listing every key of ``found`` that is missing, left over or misshapen."""
     missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     shapes = [
@@ -53,8 +55,7 @@ def require_fit(wanted: Shapes, found: Shapes, where: str) -> None:
     ]
     if missing or extra or shapes:
         raise ValueError(
-            f"{where}: the weights do not fit config.json: missing {missing}, left over "
-            f"{extra}, of another shape {shapes}"
+            f"{where}: {what}: missing {missing}, left over {extra}, of another shape {shapes}"
         )
 
 
