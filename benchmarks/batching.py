@@ -3,7 +3,8 @@
 Real tokens (question, response and its EOS) trained in a second, on the lengths of real traces
 cut at ``max_length``. Padded to ``max_length`` as d1 and LIFT do; a random batch of 8 padded to its
 longest as dLLM does; and the batch plan, packed. All compute the same loss of the same examples,
-but that the first two also train their padding.
+but that the first two also train their padding. In a fourth run the packed examples have the random
+tails of EOS that teach a denoiser to leave the rest of its canvas empty.
 """
 
 import time
@@ -20,6 +21,7 @@ from pipeline.train.micro_batches import share_step
 from weft.batch import Batch, Example, collate
 from weft.method_config import EosPolicy, MethodConfig
 from weft.models import Denoiser
+from weft.noise import tail_length
 from weft.step import denoising_step
 
 
@@ -37,16 +39,20 @@ class Settings(Sizes):
     vocab_size: int = 512
     rounds: int = 3
     seed: int = 0
+    tail_max: int = 512
+    """Of the fourth run, as in the configurations for published denoisers."""
 
 
-def _batch(examples: list[Example], policy: EosPolicy, settings: Settings) -> Batch:
+def _batch(
+    examples: list[Example], policy: EosPolicy, settings: Settings, *, tail_max: int = 0
+) -> Batch:
     return collate(
         examples,
         seed=0,
         epoch=0,
         eps=1e-3,
         eos_policy=policy,
-        tail_max=0,
+        tail_max=tail_max,
         max_length=settings.max_length,
         eos_token_id=EOS,
     ).to(torch.device(settings.device))
@@ -59,12 +65,22 @@ def _padded(examples: list[Example], policy: EosPolicy, settings: Settings) -> I
         yield _batch(examples[start : start + size], policy, settings)
 
 
-def _packed(examples: list[Example], settings: Settings) -> Iterator[Batch]:
-    lengths = {n: len(e.prompt_ids) + len(e.response_ids) for n, e in enumerate(examples)}
+def _packed(examples: list[Example], settings: Settings, *, tail_max: int) -> Iterator[Batch]:
+    """Micro-batches of the plan; with ``tail_max`` a random tail of EOS behind each response."""
+    room = settings.max_length
+    lengths = {
+        n: min(room, _length(e) + (tail_length(0, 0, e.example_id, tail_max) if tail_max else 0))
+        for n, e in enumerate(examples)
+    }
     budget = settings.micro_batch_tokens
     (groups,) = share_step(lengths, world_size=1, budget=budget, is_packed=True)
+    policy: EosPolicy = "random_tail" if tail_max else "one"
     for group in groups:
-        yield _batch([examples[n] for n in group], "one", settings)
+        yield _batch([examples[n] for n in group], policy, settings, tail_max=tail_max)
+
+
+def _length(example: Example) -> int:
+    return len(example.prompt_ids) + len(example.response_ids)
 
 
 def _run(denoiser: Denoiser, batches: list[Batch], *, packed: bool) -> Run:
@@ -89,7 +105,10 @@ def main(settings: Settings) -> None:
         "pad_to_longest": _run(
             denoiser, list(_padded(examples, "pad_to_batch", settings)), packed=False
         ),
-        "packed": _run(denoiser, list(_packed(examples, settings)), packed=True),
+        "packed": _run(denoiser, list(_packed(examples, settings, tail_max=0)), packed=True),
+        "packed_with_tails": _run(
+            denoiser, list(_packed(examples, settings, tail_max=settings.tail_max)), packed=True
+        ),
     }
     print(f"batches made in {time.perf_counter() - started:.1f} s")
     seconds = seconds_in_turns(runs, rounds=settings.rounds)
@@ -102,6 +121,9 @@ def main(settings: Settings) -> None:
     print_results(
         over_pad_to_max=median_ratio(seconds["pad_to_max"], seconds["packed"]),
         over_pad_to_longest=median_ratio(seconds["pad_to_longest"], seconds["packed"]),
+        with_tails_over_pad_to_max=median_ratio(
+            seconds["pad_to_max"], seconds["packed_with_tails"]
+        ),
     )
 
 

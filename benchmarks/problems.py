@@ -55,7 +55,8 @@ def random_llada(sizes: Sizes, *, max_length: int) -> Denoiser:
     with torch.device(sizes.device):
         denoiser = llada_architecture(LladaConfig.from_json(config, "benchmark")).build()
     denoiser.initialize(torch.Generator(sizes.device).manual_seed(0))
-    return denoiser.to(torch.bfloat16 if sizes.device == "cuda" else torch.float32).train()
+    denoiser.cast(torch.bfloat16 if sizes.device == "cuda" else torch.float32)
+    return denoiser.train()
 
 
 def shared_data() -> Path:

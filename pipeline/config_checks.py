@@ -117,6 +117,11 @@ def _impossible(config: RunConfig) -> Iterator[str]:
             train.batch_size,
         )
     yield from _parallelism(train)
+    if config.lora.enabled and config.model.init == "random":
+        yield (
+            "lora.enabled: an adapter of random weights is of no use once these are gone; use "
+            "model.init = pretrained"
+        )
     if config.model.trust_remote_code:
         yield (
             "model.trust_remote_code: no built-in family runs code of a checkpoint; leave it false"

@@ -13,10 +13,11 @@ from torch import Tensor
 from pipeline import artifacts, storage
 from pipeline.artifacts import Manifest
 from pipeline.config import RunConfig
-from pipeline.errors import CheckpointError, ConfigError
-from pipeline.layout import layout
+from pipeline.errors import ArtifactError, CheckpointError, ConfigError
+from pipeline.layout import STATE_FOLDER, layout
 from pipeline.models import named_checkpoint, open_denoiser, weights_fingerprint
 from pipeline.tokenizers import open_tokenizer_at, tokenizer_fingerprints_at
+from pipeline.train.claim import claimed, require_free
 from weft.models import resolve_checkpoint, save_denoiser
 from weft.models.base import Denoiser
 from weft.models.lora import adapter_base, is_adapter, merge_lora
@@ -36,6 +37,7 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
         return
     if not overwrite:
         artifacts.require_replaceable(folder)
+        _refuse_training(folder)
     dtype = _base_dtype(source)
     denoiser = open_denoiser(source)  # in float32
     expected = _probe(denoiser)
@@ -46,18 +48,33 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
         change = _require_same(local, expected, dtype)
         open_tokenizer_at(source).save_pretrained(local)
         if overwrite:
+            require_free(folder)
             artifacts.clear(folder)
-        storage.write_json(storage.join(folder, artifacts.RECIPE), wanted.recipe)
-        names = sorted(path.name for path in Path(local).iterdir())
-        for name in names:
-            storage.copy_in(str(Path(local) / name), storage.join(folder, name))
+        with claimed(folder):
+            facts = {"dtype": str(dtype), "logit_change": change}
+            _commit(Path(local), folder, dataclasses.replace(wanted, facts=facts))
+    print(f"merge: {source}, in {str(dtype).removeprefix('torch.')} -> {folder}")
+
+
+def _commit(local: Path, folder: str, manifest: Manifest) -> None:
+    """Copy the files in ``local``, then make them an artifact."""
+    storage.write_json(storage.join(folder, artifacts.RECIPE), manifest.recipe)
+    names = sorted(path.name for path in local.iterdir())
+    for name in names:
+        storage.copy_in(str(local / name), storage.join(folder, name))
     files = {
         name: artifacts.file_entry(storage.join(folder, name))
         for name in [*names, artifacts.RECIPE]
     }
-    facts = {"dtype": str(dtype), "logit_change": change}
-    artifacts.commit(folder, dataclasses.replace(wanted, files=files, facts=facts))
-    print(f"merge: {source}, in {str(dtype).removeprefix('torch.')} -> {folder}")
+    artifacts.commit(folder, dataclasses.replace(manifest, files=files))
+
+
+def _refuse_training(folder: str) -> None:
+    """Raise ArtifactError where ``folder`` holds the states of an unfinished training."""
+    if storage.exists(storage.join(folder, STATE_FOLDER)):
+        raise ArtifactError(
+            f"{folder}: holds an unfinished training; choose another merge.name, or --overwrite"
+        )
 
 
 def describe(config: RunConfig) -> str:

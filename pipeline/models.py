@@ -44,7 +44,8 @@ def new_denoiser(
         return open_denoiser(config.model.path, dtype=dtype, device=str(device))
     try:
         drawn = random_denoiser(config.model.path, generator=start_generator(config))
-        return drawn.to(device=device, dtype=dtype)
+        drawn.cast(dtype)
+        return drawn.to(device)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"model.path {config.model.path}: {error}") from error
 
@@ -135,6 +136,21 @@ def check_context(path: str, num_tokens: int, what: str) -> None:
     if num_tokens > limit:
         raise ConfigError(
             f"{what}: wanted at most the {limit} tokens of {path}'s context, got {num_tokens}"
+        )
+
+
+def check_trainable(config: RunConfig) -> None:
+    """Raise ConfigError where ``model.path`` is not what ``[train]`` asks for."""
+    path = config.model.path
+    if is_adapter(resolve_checkpoint(path, needs_weights=False)):
+        raise ConfigError(
+            f"model.path: {path} is a LoRA adapter, wanted a whole checkpoint to train; make one "
+            f"with jobs/merge.py"
+        )
+    if config.train.packing and not _architecture(path).can_pack:
+        raise ConfigError(
+            f"train.packing: the attention of {path} cannot be limited to an example of several "
+            f"in a row; turn it off"
         )
 
 

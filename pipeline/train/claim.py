@@ -18,7 +18,7 @@ from pipeline.errors import ArtifactError
 logger = logging.getLogger(__name__)
 
 CLAIM = "writer.json"
-_RENEW_S, _STALE_S = 15.0, 60.0
+_RENEW_S, _STALE_S, _SETTLE_S = 15.0, 60.0, 1.0
 
 
 @contextlib.contextmanager
@@ -28,12 +28,13 @@ def claimed(folder: str) -> Iterator[None]:
     Raises ArtifactError where another process holds it: one that lives on this machine, or one of
     another machine that renewed it within the last minute. What a killed process left is taken
     over. Storage has no lock that all file systems and object stores share, so two processes that
-    start within the same moment are told apart by who wrote last.
+    start within the same second are told apart by who wrote last.
     """
     path = storage.join(folder, CLAIM)
     require_free(folder)
     own = _describe()
     storage.write_json(path, own | {"renewed": time.time()})
+    time.sleep(_SETTLE_S)  # whoever saw the folder free before has written by now
     _require_own(path, own)
     ended = threading.Event()
     renewal = threading.Thread(target=_renew, args=(path, own, ended), daemon=True)
@@ -60,9 +61,10 @@ def _describe() -> dict[str, Any]:
 def _renew(path: str, own: dict[str, Any], ended: threading.Event) -> None:
     while not ended.wait(_RENEW_S):
         try:
+            _require_own(path, own)
             storage.write_json(path, own | {"renewed": time.time()})
         except ArtifactError as error:  # storage may be away for a while; training goes on
-            logger.warning("claim not renewed: %s", error)
+            logger.error("claim not renewed: %s", error)
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -102,8 +104,8 @@ def _lives(found: dict[str, Any], age: float) -> bool:
 
 def _require_own(path: str, own: dict[str, Any]) -> None:
     found = _read(path)
-    if found.get("token") != own["token"]:
+    if found and found.get("token") != own["token"]:
         raise ArtifactError(
-            f"{path}: process {found.get('pid')} on {found.get('host')} began to write to this run "
-            f"at the same moment; this one ({os.getpid()}) stops"
+            f"{path}: process {found.get('pid')} on {found.get('host')} claims this run as well as "
+            f"this one ({os.getpid()}); only one may write to it"
         )

@@ -39,23 +39,22 @@ class NoteLastState(UserCallback):  # type: ignore[misc]
 
 
 def take_over(folder: str) -> str | None:
-    """The noted state, where Ray's own list in ``folder`` is torn and cannot say; else None.
+    """The noted state, where Ray's own list in ``folder`` is torn or gone; else None.
 
-    The torn list is removed: Ray then begins a new one.
+    A torn list is removed: Ray then begins a new one.
     """
-    path = storage.join(folder, _OF_RAY)
-    if not storage.exists(path):
-        return None
-    try:
-        json.loads(storage.read_bytes(path))
-        return None
-    except ValueError:
-        pass
-    storage.remove(path)
-    note = storage.join(folder, _NOTE)
+    path, note = storage.join(folder, _OF_RAY), storage.join(folder, _NOTE)
+    if storage.exists(path):
+        try:
+            json.loads(storage.read_bytes(path))
+            return None
+        except ValueError:
+            storage.remove(path)
     if not storage.exists(note):
         return None
     state = storage.join(folder, str(storage.read_json(note)["state"]))
+    if not storage.exists(state):
+        return None
     logger.warning("list_of_states=torn continuing_from=%s", state)
     return state
 

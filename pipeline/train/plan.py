@@ -108,7 +108,8 @@ def plan_of(config: RunConfig, data: TrainingData) -> BatchPlan:
         micro_batch_tokens=config.train.micro_batch_tokens,
         tail_max=section.tail_max if section.eos_policy == "random_tail" else 0,
         max_length=section.max_length,
-        is_packed=config.train.packing,
+        # Padding to the batch is EOS that is trained, which packing does not take out.
+        is_packed=config.train.packing and section.eos_policy != "pad_to_batch",
     )
 
 

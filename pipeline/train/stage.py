@@ -11,7 +11,7 @@ from pipeline.cluster import ray_session
 from pipeline.config import RunConfig, identity
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.layout import STATE_FOLDER, layout
-from pipeline.models import check_context, start_fingerprint
+from pipeline.models import check_context, check_trainable, start_fingerprint
 from pipeline.prepare import require_prepared
 from pipeline.tokenizers import check_tokenizer, tokenizer_fingerprints
 from pipeline.train.claim import claimed, require_free
@@ -31,6 +31,7 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
     if not overwrite:
         _refuse_other_state(folder, wanted.recipe)
         artifacts.require_replaceable(folder)
+    require_free(folder)  # before Ray, which takes its time
     started = time.monotonic()
     num_workers = config.train.num_workers
     gpus = num_workers if config.train.use_gpu else 0
@@ -81,7 +82,7 @@ def wanted_manifest(config: RunConfig) -> Manifest:
     policy = {k: getattr(config.data, k) for k in ("eos_policy", "tail_max", "max_length")}
     if config.rates.beta_ref == "batch" or config.data.eos_policy == "pad_to_batch":
         # These two look at a micro-batch, whose size is no mere resource then.
-        for name in ("micro_batch_tokens", "num_workers"):
+        for name in ("micro_batch_tokens", "num_workers", "packing"):
             settings["train"][name] = getattr(config.train, name)
     settings["noise"]["version"] = NOISE_VERSION
     settings |= {"data": policy, "run": {"seed": config.run.seed}}
@@ -95,6 +96,7 @@ def _adapter_sections(config: RunConfig) -> tuple[str, ...]:
 def _check_can_train(config: RunConfig, num_examples: int) -> None:
     """Raise ConfigError where the context is too short, or the data are too few for the steps."""
     check_context(config.model.path, config.data.max_length, "data.max_length")
+    check_trainable(config)
     train = config.train
     per_epoch = num_steps_of_epoch(num_examples, train.batch_size)
     num_steps = total_steps(per_epoch, train.epochs, train.max_steps)
@@ -143,7 +145,7 @@ def _refuse_other_state(folder: str, recipe: str) -> None:
 def _fit(config: RunConfig, folder: str, recipe: str) -> dict[str, Any]:
     from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, TrainingFailedError
     from ray.train import RunConfig as RayRunConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     from pipeline.train.last_state import NoteLastState, explain, take_over
     from pipeline.train.worker import Job, train_worker
@@ -156,6 +158,8 @@ def _fit(config: RunConfig, folder: str, recipe: str) -> dict[str, Any]:
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
+        # Parts that are kept in main memory are exchanged there.
+        torch_config=TorchConfig(backend="cuda:nccl,cpu:gloo" if train.cpu_offload else None),
         scaling_config=ScalingConfig(
             num_workers=train.num_workers,
             use_gpu=train.use_gpu,

@@ -9,7 +9,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from pipeline import storage
 from pipeline.config import LoraSection, RunConfig
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, ConfigError
 from pipeline.models import new_denoiser, start_generator
 from pipeline.train.parallel import shard, whole_state
 from pipeline.train.world import World
@@ -17,7 +17,7 @@ from weft.models import EMBEDDED, meta_denoiser, resolve_checkpoint, save_denois
 from weft.models.base import Denoiser
 from weft.models.blocks import BlockDenoiser
 from weft.models.lora import LoraSettings, add_lora, initialize_lora, save_adapter
-from weft.models.weights import read_headers, require_fit, stored_dtype
+from weft.models.weights import read_headers, stored_dtype
 
 
 def start_denoiser(config: RunConfig, world: World) -> Denoiser:
@@ -80,7 +80,9 @@ def save_result(denoiser: Denoiser, folder: Path, config: RunConfig, world: Worl
         settings, base = lora_settings(config.lora), _address(config.model.path)
         save_adapter(denoiser, folder, settings=settings, base=base, state=state)
     else:
-        dtype = stored_dtype(resolve_checkpoint(config.model.path))
+        is_drawn = config.model.init == "random"
+        path = config.model.path
+        dtype = torch.float32 if is_drawn else stored_dtype(resolve_checkpoint(path))
         cast = {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
         save_denoiser(denoiser, folder, state=cast)
 
@@ -89,12 +91,15 @@ def _adapt(denoiser: Denoiser, config: RunConfig) -> None:
     """Put in what training adds to the network."""
     if config.lora.enabled:
         is_low = config.train.precision == "pure_bfloat16"
-        add_lora(
-            denoiser,
-            lora_settings(config.lora),
-            generator=start_generator(config),
-            dtype=torch.bfloat16 if is_low else torch.float32,
-        )
+        try:
+            add_lora(
+                denoiser,
+                lora_settings(config.lora),
+                generator=start_generator(config),
+                dtype=torch.bfloat16 if is_low else torch.float32,
+            )
+        except ValueError as error:
+            raise ConfigError(f"lora.{error}") from error
     if config.train.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
 
@@ -113,18 +118,35 @@ def _meta(config: RunConfig) -> Denoiser:
         raise CheckpointError(f"{config.model.path}: {error}") from error
 
 
+def require_weights(config: RunConfig) -> None:
+    """Raise CheckpointError where the weights that are to be spread do not fit the network."""
+    if config.train.parallelism != "fsdp" or config.model.init != "pretrained":
+        return
+    denoiser = _meta(config)
+    if isinstance(denoiser, BlockDenoiser):
+        folder = resolve_checkpoint(config.model.path)
+        try:
+            denoiser.require_fit(read_headers(folder), folder)
+        except ValueError as error:
+            raise CheckpointError(f"{folder}: the denoiser cannot be loaded: {error}") from error
+
+
 @torch.no_grad()
 def _fill(denoiser: Denoiser, config: RunConfig, world: World) -> None:
-    """Read each rank's own part of the weights, so that no rank ever holds all of them."""
+    """Read each rank's own part of the weights, so that no rank ever holds all of them.
+
+    See ``require_weights``, which has been asked before.
+    """
     assert isinstance(denoiser, BlockDenoiser)
     folder = resolve_checkpoint(config.model.path)
     denoiser.to_empty(device="cpu" if config.train.cpu_offload else str(world.device))
     denoiser.tie()
     denoiser.compute_buffers(world.device)
-    tensors = denoiser.checkpoint_state()
     try:
-        require_fit(tensors, read_headers(folder), str(folder))
-        load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)))
+        load(
+            dict(denoiser.checkpoint_state()),
+            storage_reader=HuggingFaceStorageReader(str(folder)),
+        )
     except (OSError, ValueError, RuntimeError, CheckpointException) as error:
         raise CheckpointError(f"{folder}: the denoiser cannot be loaded: {error}") from error
     if config.lora.enabled:

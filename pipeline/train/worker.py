@@ -5,9 +5,10 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray.train
 import torch
@@ -25,11 +26,12 @@ from pipeline.train.data import TrainingData, load_training_data
 from pipeline.train.loop import describe_device, train
 from pipeline.train.optim import build_optimizers
 from pipeline.train.plan import BatchPlan, plan_of, total_steps
-from pipeline.train.start import save_result, start_denoiser
+from pipeline.train.start import require_weights, save_result, start_denoiser
 from pipeline.train.state import TrainState
 from pipeline.train.world import World
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,11 @@ class Job:
 
 
 @dataclass(frozen=True)
-class _Ready:
-    """Everything that a worker needs to begin."""
+class _Inputs:
+    """What training reads, on each worker alike."""
 
     data: TrainingData
     plan: BatchPlan
-    state: TrainState
     num_steps: int
 
 
@@ -64,55 +65,66 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("pipeline").setLevel(logging.INFO)
     world = _world(job.config)
-    ready, failure = None, None
     try:
-        ready = _get_ready(job, world)
+        inputs = agreed(lambda: _open_inputs(job, world), world)
+        state = agreed(lambda: _start_state(job, inputs.num_steps, world), world)
     except PipelineError as error:
-        failure = error
-    failures = _all_failures(failure, world)
-    if ready is None or failures:
-        return {"error": failures[0]}
+        return {"error": error}
     try:
-        _train(job, ready, world)
+        _train(job, inputs, state, world)
     except ConfigError as error:  # of a step, whose sums all ranks share: none is left waiting
         return {"error": error}
-    facts = {"steps": ready.state.step, "num_examples": len(ready.data)}
+    facts = {"steps": state.step, "num_examples": len(inputs.data)}
     return describe_device(world) | facts
 
 
-def _get_ready(job: Job, world: World) -> _Ready:
+def _open_inputs(job: Job, world: World) -> _Inputs:
+    """All that can fail on one worker alone, before any of them waits for another."""
     config = job.config
     data = open_data(config, uses_entropies=job.uses_entropies)
     plan = plan_of(config, data)
     shape = largest_shape(config, len(data), int(data.lengths.max()))
     check_memory(config, shape, world.device, ray.train.get_context().get_local_world_size())
+    require_weights(config)
     num_steps = total_steps(plan.steps_per_epoch, config.train.epochs, config.train.max_steps)
-    return _Ready(data, plan, _start_state(job, num_steps, world), num_steps)
+    return _Inputs(data, plan, num_steps)
 
 
-def _all_failures(failure: PipelineError | None, world: World) -> list[PipelineError]:
-    """The failures of all ranks: one alone must not leave the others waiting for it."""
-    found: list[PipelineError | None] = [failure]
+def agreed(make: Callable[[], T], world: World) -> T:
+    """What ``make`` returns; where it fails on some rank, that PipelineError on every one.
+
+    One rank's failure alone would leave the others waiting for it.
+    """
+    made: list[T] = []
+    failure: PipelineError | None = None
+    try:
+        made.append(make())
+    except PipelineError as error:
+        failure = error
+    failures = [failure]
     if world.size > 1:
-        found = [None] * world.size
-        dist.all_gather_object(found, failure)
-    return [error for error in found if error is not None]
+        failures = [None] * world.size
+        dist.all_gather_object(failures, failure)
+    for found in failures:
+        if found is not None:
+            raise found
+    return made[0]
 
 
-def _train(job: Job, ready: _Ready, world: World) -> None:
-    reporter = RayReporter(job, ready.state, world, ready.num_steps)
+def _train(job: Job, inputs: _Inputs, state: TrainState, world: World) -> None:
+    reporter = RayReporter(job, state, world, inputs.num_steps)
     with contextlib.closing(reporter):
         train(
-            ready.state,
-            ready.data,
-            ready.plan,
+            state,
+            inputs.data,
+            inputs.plan,
             job.config,
-            num_steps=ready.num_steps,
+            num_steps=inputs.num_steps,
             world=world,
             reporter=reporter,
-            dataset_beta_ref=_dataset_beta_ref(job.config, ready.data),
+            dataset_beta_ref=_dataset_beta_ref(job.config, inputs.data),
         )
-    export(job, ready.state, world)
+    export(job, state, world)
 
 
 def _dataset_beta_ref(config: RunConfig, data: TrainingData) -> float | None:

@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pipeline import artifacts, storage
 from pipeline.cli import run_job
 from pipeline.evaluate import read_rows
+from pipeline.train.claim import claimed
 
 CONFIG = """
 [run]
@@ -363,6 +364,15 @@ def test_an_adapter_trained_by_two_workers_is_evaluated_and_merged(
     assert manifest is not None
     artifacts.verify_files(str(merged), manifest)
     assert 0 < manifest.facts["logit_change"] < 1e-4
+    # Never into a training that is not finished, or that runs.
+    busy = finished / "checkpoints" / "busy"
+    (busy / "state").mkdir(parents=True)
+    (busy / "recipe.json").write_text("{}")
+    into_busy = ("--merge.checkpoint", "adapter", "--merge.name", "busy")
+    assert job("merge", config, *into_busy) == 2
+    with claimed(str(busy)):
+        assert job("merge", config, *into_busy, "--overwrite") == 2
+    assert (busy / "state").is_dir()
     for name in ("adapter", "adapter-merged"):
         assert job("evaluate", config, "--checkpoint", name) == 0
     found = [

@@ -114,6 +114,11 @@ def test_a_killed_and_a_starved_training_end_with_the_same_weights(config: Path)
     folder = disk / "run" / "checkpoints" / "killed"
     process = start("train", config, "--train.name", "killed")
     wait_for(lambda: noted_state(folder), process)
+    second = start("train", config, "--train.name", "killed")
+    output, _ = second.communicate(timeout=_TIMEOUT_S)
+    assert second.returncode == 2
+    assert f"process {process.pid} on " in output
+    assert "writes to this run" in output
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=_TIMEOUT_S)
     assert artifacts.read_manifest(str(folder)) is None

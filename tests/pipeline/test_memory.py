@@ -22,6 +22,7 @@ from pipeline.train.capacity import (
 from pipeline.train.live_bytes import LiveBytes
 from pipeline.train.loop import train
 from pipeline.train.memory import Shape, step_memory
+from pipeline.train.micro_batches import packed_cost, padded_cost
 from pipeline.train.optim import build_optimizers
 from pipeline.train.plan import plan_of
 from pipeline.train.start import start_denoiser
@@ -194,6 +195,17 @@ def test_the_setting_or_else_the_machine_says_what_is_there(tmp_path) -> None:
     too_many = main_memory() // RESERVES["cpu"] + 1
     with pytest.raises(ConfigError, match=f"one of the {too_many} workers of this machine"):
         check_memory(make_config(tmp_path), SHAPE, cpu, num_workers=too_many)
+
+
+def test_padding_that_is_trained_is_not_packed_away(tmp_path) -> None:
+    """Under pad_to_batch a micro-batch of one long and many short examples is mostly EOS."""
+    config = make_config(tmp_path, packing=True)
+    data = random_training_data([(1, 127)] + [(1, 9)] * 40, vocab_size=2048)
+    padded = dataclasses.replace(config.data, eos_policy="pad_to_batch")
+    for section, cost in ((config.data, packed_cost), (padded, padded_cost)):
+        plan = plan_of(dataclasses.replace(config, data=section), data)
+        groups = plan.micro_batches(range(41), 0, 1, epoch=0)
+        assert max(cost([int(data.lengths[i]) for i in group]) for group in groups) <= 512
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +98,11 @@ class Denoiser(nn.Module, ABC):
     def official_module(self, name: str) -> str:
         """Name of a layer of ours, such as ``blocks.0.mlp.up_proj``, in those checkpoints."""
 
+    def cast(self, dtype: torch.dtype) -> None:
+        """Weights in ``dtype``; what is computed from the configuration keeps its own."""
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(dtype)
+
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:
         """Draw all weights: normal with standard deviation 0.02, less where ``initial_scale`` says
@@ -141,6 +146,8 @@ class Architecture(ABC):
     """Names of the projections that LoRA adapts by default: query, key and value."""
     values: dict[str, Any]
     """The keys of ``config.json``, as they are saved again."""
+    can_pack: ClassVar[bool] = False
+    """Whether attention can be limited to a document; see ``Denoiser.hidden_at``."""
 
     @abstractmethod
     def build(self) -> Denoiser:

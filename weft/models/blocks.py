@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from weft.head import Head, working_dtype
 from weft.models.base import Architecture, Denoiser, without_adapter
 from weft.models.documents import Documents, document_attention
-from weft.models.weights import read_weights, require_fit
+from weft.models.weights import Header, read_tensor, read_weights, require_fit
 
 ATTENTION = "weft_sdpa"
 """Name under which transformers' blocks find our attention."""
@@ -42,6 +42,7 @@ class BlockArchitecture(Architecture):
     """Embeddings and output layer are one matrix, stored once."""
     official_name: Callable[[str], str]
     """Name of a weight of ours (``blocks.0.mlp.up_proj.weight``) in the family's checkpoints."""
+    can_pack: ClassVar[bool] = True
 
     def build(self) -> "BlockDenoiser":
         """See ``Architecture.build``."""
@@ -161,6 +162,15 @@ class BlockDenoiser(Denoiser):
         self.load_state_dict(own, strict=False, assign=True)
         self.tie()
         self.compute_buffers()
+
+    def require_fit(self, headers: dict[str, Header], folder: Path) -> None:
+        """Raise ValueError as ``take_over`` would for the weights in ``folder``."""
+        twin, original = (self.architecture.official_name(f"{n}.weight") for n in ("ff_out", "wte"))
+        if self.architecture.is_tied and {twin, original} <= headers.keys():
+            pair = [read_tensor(folder, name) for name in (twin, original)]
+            if torch.equal(*pair):
+                headers = {name: h for name, h in headers.items() if name != twin}
+        require_fit(self.checkpoint_state(), headers, str(folder))
 
     def compute_buffers(self, device: torch.device | str = "cpu") -> None:
         """Rotary frequencies are no part of a checkpoint: built on meta, they are made here."""

@@ -73,6 +73,16 @@ def read_headers(folder: Path) -> dict[str, Header]:
     return headers
 
 
+def read_tensor(folder: Path, name: str) -> Tensor:
+    """One tensor of those in ``folder``; KeyError where there is none of this name."""
+    for file_name in weight_files(folder):
+        with safe_open(folder / file_name, framework="pt") as file:
+            if name in file.keys():  # noqa: SIM118 - no mapping
+                tensor: Tensor = file.get_tensor(name)
+                return tensor
+    raise KeyError(name)
+
+
 def stored_dtype(folder: Path) -> torch.dtype:
     """The dtype of most of the weights in ``folder``."""
     sizes: Counter[str] = Counter()

@@ -81,7 +81,7 @@ def test_saving_and_loading_keeps_every_bit(tmp_path):
         assert torch.equal(original.eval()(ids), loaded.eval()(ids))
 
 
-def test_saving_keeps_the_names_and_the_keys_of_the_published_layout(shared_data, tmp_path):
+def test_saving_keeps_the_names_and_the_keys_of_the_llada_golden(shared_data, tmp_path):
     golden = shared_data / "golden" / "llada_tiny"
     save_denoiser(load_denoiser(str(golden)), tmp_path)
     wanted, found = load_file(golden / WEIGHTS), load_file(tmp_path / WEIGHTS)

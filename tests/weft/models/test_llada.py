@@ -23,7 +23,7 @@ def some_ids(*shape, seed=0):
     return torch.randint(5, 384, shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_logits_equal_those_of_the_published_code(shared_data):
+def test_logits_of_the_llada_golden_equal_those_of_the_published_code(shared_data):
     folder = shared_data / "golden" / "llada_tiny"
     golden = load_file(folder / "forward.safetensors")
     with torch.inference_mode():

@@ -95,3 +95,18 @@ def test_the_script_builds_the_committed_files(tmp_path):
         assert json.loads((tmp_path / name).read_text()) == committed, name
     template = "chat_template.jinja"
     assert (tmp_path / template).read_text() == (resolve_checkpoint("tiny") / template).read_text()
+
+
+def test_vocabulary_and_merges_of_dream_are_read_without_its_code(tmp_path):
+    """Dream names a tokenizer of its own in ``auto_map``, and has no ``tokenizer.json``."""
+    vocab = {chr(code): number for number, code in enumerate(range(33, 127))}
+    vocab |= {"ab": 94, "<|endoftext|>": 95, "<|mask|>": 96}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
+    names = {"eos_token": "<|endoftext|>", "mask_token": "<|mask|>"}
+    code = {"tokenizer_class": "DreamTokenizer", "auto_map": {"AutoTokenizer": ["x.Y", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(names | code))
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert (tokenizer.eos_token_id, tokenizer.mask_token_id) == (95, 96)
+    assert tokenizer("abc<|mask|>")["input_ids"] == [94, vocab["c"], 96]
+    assert tokenizer.decode([94, vocab["c"]]) == "abc"
