@@ -2,7 +2,9 @@
 
 The training loop of the job, on random weights and random examples: what the estimate of
 ``--dry-run`` says over what it holds at its peak. On a CPU that is what the process gets from the
-system while malloc hands back what is freed at once, which it does not do by default. Further arguments are those of ``jobs/train.py``:
+system while malloc hands back what is freed at once, which it does not do by default.
+
+Further arguments are those of ``jobs/train.py``:
 ``--size llada8b --device cuda --config configs/llada8b_s1k_lora.toml --train.no-packing``.
 """
 
