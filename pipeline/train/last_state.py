@@ -19,6 +19,8 @@ from pipeline.errors import ArtifactError
 logger = logging.getLogger(__name__)
 
 _NOTE, _OF_RAY = "last_state.json", "checkpoint_manager_snapshot.json"
+_STATE = "checkpoint_"
+"""What Ray's names of states begin with."""
 _FULL = "No space left on device"
 
 
@@ -41,22 +43,40 @@ class NoteLastState(UserCallback):  # type: ignore[misc]
 def take_over(folder: str) -> str | None:
     """The noted state, where Ray's own list in ``folder`` is torn or gone; else None.
 
-    A torn list is removed: Ray then begins a new one.
+    A torn list is removed: Ray then begins a new one. So are states that neither of the two names,
+    which were not written to their end.
     """
-    path, note = storage.join(folder, _OF_RAY), storage.join(folder, _NOTE)
-    if storage.exists(path):
-        try:
-            json.loads(storage.read_bytes(path))
-            return None
-        except ValueError:
-            storage.remove(path)
+    listed = _whole_list(storage.join(folder, _OF_RAY))
+    noted = _noted(folder)
+    for name in storage.list_files(folder):
+        is_state = name.startswith(_STATE) and name != _OF_RAY
+        if is_state and name != noted and name not in (listed or ""):
+            storage.remove(storage.join(folder, name))
+    if listed is not None or noted is None:
+        return None
+    logger.warning("list_of_states=torn continuing_from=%s", noted)
+    return storage.join(folder, noted)
+
+
+def _whole_list(path: str) -> str | None:
+    """The text of Ray's list; None where there is none, or none any more."""
+    if not storage.exists(path):
+        return None
+    text = storage.read_bytes(path).decode("utf-8", "replace")
+    try:
+        json.loads(text)
+    except ValueError:
+        storage.remove(path)
+        return None
+    return text
+
+
+def _noted(folder: str) -> str | None:
+    note = storage.join(folder, _NOTE)
     if not storage.exists(note):
         return None
-    state = storage.join(folder, str(storage.read_json(note)["state"]))
-    if not storage.exists(state):
-        return None
-    logger.warning("list_of_states=torn continuing_from=%s", state)
-    return state
+    name = str(storage.read_json(note)["state"])
+    return name if storage.exists(storage.join(folder, name)) else None
 
 
 def explain(error: BaseException, folder: str) -> ArtifactError | None:

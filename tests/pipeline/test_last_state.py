@@ -15,10 +15,10 @@ LIST = "checkpoint_manager_snapshot.json"
 def folder(tmp_path: Path) -> Path:
     """Of a run that noted two states, of which Ray has deleted the first."""
     note = NoteLastState(str(tmp_path))
-    for name in ("checkpoint_1", "checkpoint_2"):
+    for name in ("checkpoint_2026-1", "checkpoint_2026-2"):
         note.after_report(None, [], Checkpoint(str(tmp_path / name)))
     note.after_report(None, [], None)  # a report of metrics alone
-    (tmp_path / "checkpoint_2").mkdir()
+    (tmp_path / "checkpoint_2026-2").mkdir()
     (tmp_path / LIST).write_text("{}")
     return tmp_path
 
@@ -33,7 +33,7 @@ def test_of_a_torn_list_the_noted_state_is_taken_again_and_again(
     folder: Path, content: str
 ) -> None:
     (folder / LIST).write_text(content)
-    wanted = storage.join(str(folder), "checkpoint_2")
+    wanted = storage.join(str(folder), "checkpoint_2026-2")
     assert take_over(str(folder)) == wanted
     assert not (folder / LIST).exists()
     # A start that is killed before its own first state has changed nothing.
@@ -42,9 +42,20 @@ def test_of_a_torn_list_the_noted_state_is_taken_again_and_again(
 
 def test_without_a_noted_state_training_starts_anew(folder: Path, tmp_path: Path) -> None:
     (folder / LIST).unlink()
-    (folder / "checkpoint_2").rmdir()
+    (folder / "checkpoint_2026-2").rmdir()
     assert take_over(str(folder)) is None
     assert take_over(str(tmp_path / "nothing")) is None
+
+
+def test_states_that_were_not_written_to_their_end_are_removed(folder: Path) -> None:
+    for name in ("checkpoint_2026-3", "checkpoint_2026-4"):
+        (folder / name).mkdir()
+    (folder / LIST).write_text('{"latest": "checkpoint_2026-3"}')
+    assert take_over(str(folder)) is None
+    assert sorted(p.name for p in folder.glob("checkpoint_2*")) == [
+        "checkpoint_2026-2",  # the noted one
+        "checkpoint_2026-3",
+    ]
 
 
 def test_a_full_disk_is_explained_and_nothing_else_is() -> None:

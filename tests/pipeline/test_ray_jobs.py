@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline import artifacts
@@ -89,10 +89,13 @@ def dashboard() -> Iterator[str]:
                 time.sleep(0.5)
             yield address
         finally:
-            head.terminate()  # takes down what it started
+            # Asked to end, it would wait half a minute for what it started.
+            started = psutil.Process(head.pid).children(recursive=True)
+            for process in [head, *started]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
             head.wait(timeout=60)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(head.pid, signal.SIGKILL)
+            psutil.wait_procs(started, timeout=60)
 
 
 def _answers(url: str) -> bool:
