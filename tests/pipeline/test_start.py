@@ -123,6 +123,26 @@ def test_spread_weights_are_those_of_the_checkpoint(checkpoint: Path, dtype: tor
     assert {tensor.dtype for tensor in found.values()} == {torch.float32}
 
 
+@pytest.mark.usefixtures("alone")
+def test_a_spread_adapter_starts_as_one_that_is_not(checkpoint: Path) -> None:
+    """Its first matrices come from the run's seed, wherever their parts lie."""
+    lora = LoraSection(enabled=True, rank=2, alpha=4)
+    start = {
+        way: start_denoiser(
+            make_config(
+                checkpoint, init="pretrained", lora=lora, parallelism=way, precision="bfloat16"
+            ),
+            World(),
+        )
+        for way in ("ddp", "fsdp")
+    }
+    whole, spread = (whole_state(denoiser, World()) for denoiser in start.values())
+    assert whole.keys() == spread.keys()
+    assert all(torch.equal(whole[name], spread[name]) for name in whole)
+    assert {t.dtype for n, t in whole.items() if ".lora_" in n} == {torch.float32}
+    assert {t.dtype for n, t in whole.items() if ".lora_" not in n} == {torch.bfloat16}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
