@@ -1,7 +1,8 @@
 """What a WeFT step costs: ``python -m benchmarks.step``.
 
 Forward, backward and optimizer step on the same batches: with frozen entropies, with online ones
-(the published algorithm, a second forward pass), and plain SFT.
+(the published algorithm, a second forward pass), and plain SFT; with ``--compiled``, what
+torch.compile makes of the blocks.
 """
 
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ class Settings(Sizes):
     num_heads: int = 4
     vocab_size: int = 4096
     rounds: int = 9
+    compiled: bool = False
+    """Also WeFT with blocks that torch.compile made."""
 
 
 def _batches(settings: Settings) -> list[Batch]:
@@ -53,8 +56,12 @@ def _batches(settings: Settings) -> list[Batch]:
     ]
 
 
-def _run(settings: Settings, batches: list[Batch], method: MethodConfig) -> Run:
+def _run(
+    settings: Settings, batches: list[Batch], method: MethodConfig, *, is_compiled: bool = False
+) -> Run:
     denoiser = random_llada(settings, max_length=settings.question + 2 * settings.response)
+    if is_compiled:
+        denoiser.compile_layers()
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-5, fused=True)
 
     def run() -> None:
@@ -75,13 +82,18 @@ def main(settings: Settings) -> None:
         "online": MethodConfig(entropies="online"),
     }
     runs = {name: _run(settings, batches, method) for name, method in methods.items()}
+    if settings.compiled:
+        runs["compiled"] = _run(settings, batches, methods["weft"], is_compiled=True)
     seconds = seconds_in_turns(runs, rounds=settings.rounds)
     for name in runs:
         print(f"{name}: {', '.join(f'{s:.2f}' for s in seconds[name])} s")
-    print_results(
-        weft_over_sft=median_ratio(seconds["weft"], seconds["sft"]),
-        online_over_sft=median_ratio(seconds["online"], seconds["sft"]),
-    )
+    results = {
+        "weft_over_sft": median_ratio(seconds["weft"], seconds["sft"]),
+        "online_over_sft": median_ratio(seconds["online"], seconds["sft"]),
+    }
+    if settings.compiled:
+        results["compiled_over_weft"] = median_ratio(seconds["compiled"], seconds["weft"])
+    print_results(**results)
 
 
 if __name__ == "__main__":
