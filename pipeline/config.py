@@ -43,10 +43,14 @@ class SourceSection:
     """Number of generated examples (kinds task and pretraining)."""
     path: str = ""
     """File of kind jsonl, plain or .gz: one JSON object a line."""
+    format: Literal["columns", "s1k", "s1k-1.1", "openr1-math", "gsm8k"] = "columns"
+    """Columns of the file (kind jsonl): of a known data set, or those named below."""
     prompt_column: str = "prompt"
-    """Column with the user's turn (kind jsonl). An empty string means text without a prompt."""
+    """Column with the user's turn (format columns). Empty means text without a prompt."""
     response_column: str = "response"
-    """Column with the assistant's turn (kind jsonl)."""
+    """Column with the assistant's turn (format columns), or with its answer alone; see below."""
+    reasoning_column: str = ""
+    """Column with the reasoning (format columns): the turn is then made of it and the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,10 @@ from pipeline.errors import ConfigError
 from weft.suggest import did_you_mean
 from weft.tasks import TASK_NAMES
 
+_COLUMNS = ("prompt_column", "response_column", "reasoning_column")
 _KEYS_OF_OTHER_KINDS = {
-    "task": ("path", "prompt_column", "response_column"),
-    "pretraining": ("task", "path", "prompt_column", "response_column"),
+    "task": ("path", *_COLUMNS, "format"),
+    "pretraining": ("task", "path", *_COLUMNS, "format"),
     "jsonl": ("task", "count"),
 }
 
@@ -158,10 +159,12 @@ def _sources(sources: tuple[SourceSection, ...]) -> Iterator[str]:
             yield _wanted(f"{key}.count", "at least 1", source.count)
         if source.kind == "jsonl" and not source.path:
             yield _wanted(f"{key}.path", "a file", source.path)
-        for name in _KEYS_OF_OTHER_KINDS[source.kind]:
+        columns = _COLUMNS if source.format != "columns" else ()
+        for name in sorted({*_KEYS_OF_OTHER_KINDS[source.kind], *columns}):
             got = getattr(source, name)
             if got != getattr(SourceSection(kind=source.kind), name):
-                yield _wanted(f"{key}.{name}", f"none for kind {source.kind}", got)
+                what = f"format {source.format}" if name in columns else f"kind {source.kind}"
+                yield _wanted(f"{key}.{name}", f"none for {what}", got)
 
 
 def _one_of_tasks(got: str) -> str:

@@ -17,7 +17,9 @@ from typing import Any
 from pipeline import artifacts, storage
 from pipeline.config import DataSection, SourceSection
 from pipeline.errors import ArtifactError, DataError
+from pipeline.formats import UnusableRowError, read_turns, text_of
 from weft.tasks.base import Problem
+from weft.tasks.prompts import reasoned_response
 
 # Generated sources draw slice s from indices s * _SLICE_STRIDE onward: slices never overlap.
 _SLICE_STRIDE = 1 << 32
@@ -82,7 +84,7 @@ def read_rows(
     because they contain a problem of an evaluation set.
     """
     if source.kind == "jsonl":
-        yield from _read_jsonl(source, start, stop)
+        yield from _read_jsonl(data, source, start, stop)
         return
     make_row = _document if source.kind == "pretraining" else _problem
     index, found = slice_index * _SLICE_STRIDE, 0
@@ -130,15 +132,15 @@ def _without_evaluation_items(row: Row, problems: Iterable[Problem]) -> Row:
     return row
 
 
-def _read_jsonl(source: SourceSection, start: int, stop: int) -> Iterator[Row]:
+def _read_jsonl(data: DataSection, source: SourceSection, start: int, stop: int) -> Iterator[Row]:
     for number, line in enumerate(_lines(source.path)):
         if number >= stop:
             return
         if number >= start:
-            yield _parse(source, number + 1, line)
+            yield _parse(data, source, number + 1, line)
 
 
-def _parse(source: SourceSection, number: int, line: str) -> Row:
+def _parse(data: DataSection, source: SourceSection, number: int, line: str) -> Row:
     def refuse(reason: str, detail: str) -> Row:
         text = line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         return Row(source_name(source), number, reason=reason, detail=detail, line=text)
@@ -149,16 +151,21 @@ def _parse(source: SourceSection, number: int, line: str) -> Row:
         return refuse("malformed_json", str(error))
     if not isinstance(values, dict):
         return refuse("malformed_row", f"wanted a JSON object, got {type(values).__name__}")
-    prompt = values.get(source.prompt_column) if source.prompt_column else ""
-    response = values.get(source.response_column)
-    for column, value in ((source.prompt_column, prompt), (source.response_column, response)):
-        if not isinstance(value, str):
-            got = "nothing" if value is None else type(value).__name__
-            return refuse("malformed_row", f"column {column!r}: wanted a string, got {got}")
-        if any("\ud800" <= character <= "\udfff" for character in value):
-            what = "half of a surrogate pair, or bytes that are no UTF-8"
-            return refuse("malformed_row", f"column {column!r}: {what}")
-    return Row(source_name(source), number, prompt=str(prompt), response=str(response))
+    try:
+        prompt, response = _turns(source, values, data.prompt_style)
+    except UnusableRowError as error:
+        return refuse(error.reason, str(error))
+    return Row(source_name(source), number, prompt=prompt, response=response)
+
+
+def _turns(source: SourceSection, values: dict[str, Any], prompt_style: str) -> tuple[str, str]:
+    if source.format != "columns":
+        return read_turns(source.format, values, prompt_style)
+    prompt = text_of(values, source.prompt_column) if source.prompt_column else ""
+    response = text_of(values, source.response_column)
+    if source.reasoning_column:
+        response = reasoned_response(text_of(values, source.reasoning_column), response)
+    return prompt, response
 
 
 def _lines(path: str) -> Iterator[str]:

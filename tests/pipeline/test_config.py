@@ -270,6 +270,10 @@ def test_values_out_of_range_are_refused_naming_key_wanted_and_got(line, wanted,
             ["data.sources[0].task", "none for kind pretraining", "got 'sudoku'"],
         ),
         (
+            "data.sources = [{kind = 'jsonl', path = 'x', format = 's1k', prompt_column = 'q'}]",
+            ["data.sources[0].prompt_column", "none for format s1k", "got 'q'"],
+        ),
+        (
             "data.sources = [{kind = 'task', task = 'sudoku', count = 3, prompt_column = 'q'}]",
             ["data.sources[0].prompt_column", "none for kind task", "got 'q'"],
         ),

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from weft.tasks.prompts import Prompt, d1_prompt
+from weft.tasks.prompts import Prompt, d1_prompt, reasoned_response
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Task(ABC):
         Raises ValueError when the solver finds no solution.
         """
         trace, attempt = self.trace(problem)
-        return f"<reasoning>{trace}</reasoning>\n<answer>{attempt}</answer>"
+        return reasoned_response(trace, attempt)
 
     def load_benchmark(self, data_dir: str) -> list[Problem]:
         """Items of the published test file in ``data_dir``, in order; ValueError if unusable."""
