@@ -6,7 +6,6 @@ by its own metrics, which leave out its start and its checkpoints; the bare loop
 
 import json
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 import tyro
 
+from benchmarks.jobs import job_command, prepare_puzzles
 from benchmarks.measure import median_ratio, print_results
 from pipeline.config import RunConfig
 from pipeline.config_file import load_config
@@ -23,33 +23,6 @@ from pipeline.train.loop import make_batch, method_config
 from pipeline.train.plan import plan_of
 from pipeline.train.worker import open_data
 from weft.step import denoising_step
-
-_JOBS = Path(__file__).resolve().parent.parent / "jobs"
-_CONFIG = """
-[run]
-output_dir = "{folder}"
-
-[data]
-max_length = 256
-num_shards = 2
-
-[[data.sources]]
-kind = "task"
-task = "sudoku"
-count = 640
-
-[rates]
-gamma = 0.0
-
-[train]
-epochs = 1
-max_steps = {steps}
-batch_size = 16
-warmup_steps = 1
-cpus_per_worker = 1.0
-log_every = {window}
-checkpoint_every = 100000
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +37,8 @@ class Settings:
 
 def _job_seconds(config: Path, name: str) -> float:
     """Seconds of all windows but the first, by the job's own clock."""
-    command = [sys.executable, str(_JOBS / "train.py"), "--config", str(config)]
-    subprocess.run([*command, "--train.name", name], check=True, capture_output=True)
+    command = job_command("train", config, "--train.name", name)
+    subprocess.run(command, check=True, capture_output=True)
     folder = Path(load_config(str(config)).run.output_dir) / "checkpoints" / name
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return sum(json.loads(line)["seconds"] for line in lines[1:])
@@ -99,11 +72,13 @@ def _bare_seconds(config: RunConfig, settings: Settings) -> float:
 def main(settings: Settings) -> None:
     """Run job and loop in turns, and print the quotient of their times."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "config.toml"
-        text = _CONFIG.format(folder=folder, steps=settings.steps, window=settings.window)
-        path.write_text(text)
-        prepare = [sys.executable, str(_JOBS / "prepare.py"), "--config", str(path)]
-        subprocess.run(prepare, check=True, capture_output=True)
+        path = prepare_puzzles(
+            Path(folder),
+            epochs=1,
+            max_steps=settings.steps,
+            log_every=settings.window,
+            checkpoint_every=100000,
+        )
         config = load_config(str(path))
         job, bare = [], []
         for number in range(settings.rounds):

@@ -10,7 +10,6 @@ import re
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,33 +20,8 @@ from pathlib import Path
 import psutil
 import tyro
 
+from benchmarks.jobs import job_command, prepare_puzzles
 from benchmarks.measure import print_results
-
-_JOBS = Path(__file__).resolve().parent.parent / "jobs"
-_CONFIG = """
-[run]
-output_dir = "{folder}"
-
-[data]
-num_shards = 2
-
-[[data.sources]]
-kind = "task"
-task = "sudoku"
-count = 640
-
-[rates]
-gamma = 0.0
-
-[train]
-epochs = 200
-batch_size = 16
-warmup_steps = 1
-num_workers = 2
-cpus_per_worker = 1.0
-log_every = 1
-checkpoint_every = 20
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +35,7 @@ class Settings:
 def _job(config: Path, name: str) -> Iterator["subprocess.Popen[str]"]:
     """The job as a process group of its own, with a Ray of its own; killed at the end."""
     process = subprocess.Popen(
-        [sys.executable, str(_JOBS / "train.py"), "--config", str(config), "--train.name", name],
+        job_command("train", config, "--train.name", name),
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -117,10 +91,9 @@ def _after_worker(config: Path, name: str) -> float:
 def main(settings: Settings) -> None:
     """Measure both, and print their medians."""
     with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "config.toml"
-        config.write_text(_CONFIG.format(folder=folder))
-        prepare = [sys.executable, str(_JOBS / "prepare.py"), "--config", str(config)]
-        subprocess.run(prepare, check=True, capture_output=True)
+        config = prepare_puzzles(
+            Path(folder), epochs=200, num_workers=2, log_every=1, checkpoint_every=20
+        )
         seconds: dict[str, list[float]] = {"job": [], "worker": []}
         for number in range(settings.rounds):
             seconds["job"].append(_after_job(config, f"job-{number}"))

@@ -45,7 +45,10 @@ def read_turns(name: str, values: Values, prompt_style: str) -> tuple[str, str]:
 
 def text_of(values: Values, column: str) -> str:
     """The string in ``column``; UnusableRowError where there is none, or one that is no Unicode."""
-    value = values.get(column)
+    return _as_text(values.get(column), column)
+
+
+def _as_text(value: Any, column: str) -> str:
     if not isinstance(value, str):
         got = "nothing" if value is None else type(value).__name__
         raise UnusableRowError("malformed_row", f"column {column!r}: wanted a string, got {got}")
@@ -66,7 +69,7 @@ def _list_of(values: Values, column: str) -> list[Any]:
 def _s1k(values: Values) -> Trace:
     """simplescaling/s1K: the first of the trajectories, which is the only one."""
     trajectories = _list_of(values, "thinking_trajectories")
-    reasoning = text_of({"thinking_trajectories": trajectories[0]}, "thinking_trajectories")
+    reasoning = _as_text(trajectories[0], "thinking_trajectories")
     return Trace(text_of(values, "question"), reasoning, text_of(values, "attempt"))
 
 
@@ -94,8 +97,8 @@ def _openr1_math(values: Values) -> Trace:
     for text, is_correct in zip(generations, verdicts, strict=True):
         parts = _THOUGHT.fullmatch(text) if is_correct is True and isinstance(text, str) else None
         if parts is not None and parts[2].strip():
-            text_of({"generations": text}, "generations")  # whether it is Unicode throughout
-            return Trace(text_of(values, "problem"), parts[1].strip(), parts[2].strip())
+            thought, answer = (_as_text(part, "generations").strip() for part in parts.groups())
+            return Trace(text_of(values, "problem"), thought, answer)
     raise UnusableRowError(
         "no_correct_generation", f"none of {len(generations)} generations is right and whole"
     )

@@ -24,7 +24,6 @@ class ModelSize:
 
     num_parameters: int
     width: int
-    num_layers: int
     mlp_width: int
     vocab_size: int
 
@@ -41,7 +40,6 @@ def model_size(path: str) -> ModelSize:
     return ModelSize(
         num_parameters=sum(p.numel() for p in denoiser.parameters()),
         width=architecture.width,
-        num_layers=architecture.num_layers,
         mlp_width=architecture.mlp_width,
         vocab_size=denoiser.vocab_size,
     )

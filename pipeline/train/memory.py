@@ -54,6 +54,7 @@ class StepMemory:
     peak: int
 
 
+@functools.lru_cache(maxsize=2)
 def step_memory(config: RunConfig, shape: Shape) -> StepMemory:
     """Memory of one optimizer step of a worker.
 

@@ -113,9 +113,11 @@ def _frozen_dtype(config: RunConfig) -> torch.dtype:
 
 def _meta(config: RunConfig) -> Denoiser:
     try:
-        return meta_denoiser(config.model.path).to(_frozen_dtype(config))
+        denoiser = meta_denoiser(config.model.path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{config.model.path}: {error}") from error
+    denoiser.cast(_frozen_dtype(config))
+    return denoiser
 
 
 def require_weights(config: RunConfig) -> None:

@@ -160,16 +160,19 @@ def test_weights_that_do_not_fit_are_found_before_any_rank_waits(
         require_weights(config)
 
 
-def _agree(rank: int, world: World) -> None:
+def _agree(rank: int, world: World, folder: str) -> None:
     def fail() -> int:
         if rank == 1:
             raise ConfigError("rank 1 cannot")
         return rank
 
-    with pytest.raises(ConfigError, match="rank 1 cannot"):
+    with pytest.raises(ConfigError) as caught:
         agreed(fail, world)
-    assert agreed(lambda: rank, world) == rank
+    found = f"{caught.value}, {agreed(lambda: rank, world)}"
+    (Path(folder) / str(rank)).write_text(found)
 
 
-def test_what_one_rank_cannot_do_is_an_error_of_all() -> None:
-    in_two_ranks(_agree)
+def test_what_one_rank_cannot_do_is_an_error_of_all(tmp_path: Path) -> None:
+    in_two_ranks(_agree, str(tmp_path))
+    found = [(tmp_path / str(rank)).read_text() for rank in range(2)]
+    assert found == ["rank 1 cannot, 0", "rank 1 cannot, 1"]

@@ -1,0 +1,39 @@
+"""Jobs that the benchmarks run as a user would: the embedded denoiser on generated puzzles."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import (
+    DataSection,
+    RatesSection,
+    RunConfig,
+    RunSection,
+    SourceSection,
+    TrainSection,
+)
+from pipeline.config_file import format_config
+
+_JOBS = Path(__file__).resolve().parent.parent / "jobs"
+
+
+def job_command(stage: str, config: Path, *arguments: str) -> list[str]:
+    """What starts ``stage`` with the configuration file ``config``."""
+    return [sys.executable, str(_JOBS / f"{stage}.py"), "--config", str(config), *arguments]
+
+
+def prepare_puzzles(folder: Path, **train: Any) -> Path:
+    """Prepare 640 puzzles in ``folder`` for SFT with these ``[train]`` keys; the configuration."""
+    config = RunConfig(
+        run=RunSection(output_dir=str(folder)),
+        data=DataSection(
+            sources=(SourceSection(kind="task", task="sudoku", count=640),), num_shards=2
+        ),
+        rates=RatesSection(gamma=0.0),
+        train=TrainSection(batch_size=16, warmup_steps=1, cpus_per_worker=1.0, **train),
+    )
+    path = folder / "config.toml"
+    path.write_text(format_config(config))
+    subprocess.run(job_command("prepare", path), check=True, capture_output=True)
+    return path
