@@ -56,6 +56,11 @@ class Manifest:
         return fingerprint([self.schema_version, self.stage, self.config, self.inputs])
 
     @property
+    def shards(self) -> list[str]:
+        """Names of the Parquet files with its rows, in their order."""
+        return [n for n in sorted(self.files) if n.endswith(".parquet") and "/" not in n]
+
+    @property
     def content(self) -> str:
         """Fingerprint of what came out: the recipe and the bytes of every file."""
         checksums = {name: entry.sha256 for name, entry in self.files.items()}
@@ -160,6 +165,23 @@ def require_replaceable(folder: str) -> None:
             f"{folder}: wanted an artifact or nothing, got {', '.join(found[:3])}, which no stage "
             f"wrote; move it away, choose another run.output_dir, or delete it with --overwrite"
         )
+
+
+def start_or_continue(folder: str, recipe: str, *, overwrite: bool) -> bool:
+    """Whether ``folder`` has remains of an interrupted run of the same recipe, to continue from.
+
+    Anything else that a stage wrote there is removed; ``recipe.json`` then says what the folder is
+    for. Raises ArtifactError where the folder has content of its own and not ``overwrite``.
+    """
+    if overwrite:
+        clear(folder)
+    path = storage.join(folder, RECIPE)
+    if storage.exists(path) and storage.read_json(path) == recipe:
+        return True
+    require_replaceable(folder)
+    clear(folder)
+    storage.write_json(path, recipe)
+    return False
 
 
 def weights_identity(checksums: Mapping[str, str], base: str) -> str:

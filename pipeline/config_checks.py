@@ -9,10 +9,13 @@ from weft.suggest import did_you_mean
 from weft.tasks import TASK_NAMES
 
 _COLUMNS = ("prompt_column", "response_column", "reasoning_column")
+_OF_THE_HUB = ("subset", "split", "revision", "streaming")
+_OF_TEXTS = ("path", *_OF_THE_HUB, "format", *_COLUMNS, "correct_column", "solution_column")
 _KEYS_OF_OTHER_KINDS = {
-    "task": ("path", *_COLUMNS, "format"),
-    "pretraining": ("task", "path", *_COLUMNS, "format"),
-    "jsonl": ("task", "count"),
+    "task": _OF_TEXTS,
+    "pretraining": ("task", *_OF_TEXTS),
+    "files": ("task", "count", *_OF_THE_HUB),
+    "hub": ("task", "count"),
 }
 
 
@@ -38,7 +41,8 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "evaluate.batch_size evaluate.num_actors evaluate.num_items"
     )
     not_negative = (
-        "data.tail_max reference.tail train.max_steps train.warmup_steps train.weight_decay "
+        "data.min_response_tokens data.tail_max reference.tail train.max_steps "
+        "train.warmup_steps train.weight_decay "
         "train.max_grad_norm train.max_failures train.max_skipped_steps train.device_memory_gib "
         "evaluate.benchmark_items evaluate.temperature "
         "evaluate.cfg_scale rates.gamma rates.rate_min reference.num_gpus evaluate.num_gpus "
@@ -61,6 +65,9 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
     for key in ("run.seed", "data.seed", "evaluate.seed"):
         if not 0 <= _value(config, key) < 2**63:
             yield _wanted(key, "an integer in [0, 2**63)", _value(config, key))
+    for key in ("data.max_overlap", "data.near_duplicates"):
+        if not 0 <= _value(config, key) <= 1:
+            yield _wanted(key, "a number in [0, 1]", _value(config, key))
     for key in fraction.split():
         if not 0 <= _value(config, key) < 1:
             yield _wanted(key, "a number in [0, 1)", _value(config, key))
@@ -157,8 +164,12 @@ def _sources(sources: tuple[SourceSection, ...]) -> Iterator[str]:
             yield _wanted(f"{key}.task", _one_of_tasks(source.task), source.task)
         if source.kind in ("task", "pretraining") and source.count < 1:
             yield _wanted(f"{key}.count", "at least 1", source.count)
-        if source.kind == "jsonl" and not source.path:
-            yield _wanted(f"{key}.path", "a file", source.path)
+        if source.kind in ("files", "hub") and not source.path:
+            yield _wanted(f"{key}.path", f"a path or name for kind {source.kind}", source.path)
+        if source.max_examples < 0:
+            yield _wanted(f"{key}.max_examples", "a number not below 0", source.max_examples)
+        if not 0 <= source.weight < math.inf:
+            yield _wanted(f"{key}.weight", "a finite number not below 0", source.weight)
         columns = _COLUMNS if source.format != "columns" else ()
         for name in sorted({*_KEYS_OF_OTHER_KINDS[source.kind], *columns}):
             got = getattr(source, name)

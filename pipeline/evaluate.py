@@ -50,9 +50,7 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
     with ray_session(
         cpus=section.num_actors * section.num_cpus, gpus=section.num_actors * section.num_gpus
     ):
-        if overwrite:
-            artifacts.clear(folder)
-        missing = _start_or_continue(folder, wanted, shards, items)
+        missing = _start_or_continue(folder, wanted, shards, items, overwrite)
         _run_shards(config, checkpoint, folder, missing)
     seconds = time.monotonic() - started
     metrics = _metrics(config, folder, shards, items, checkpoint)
@@ -142,19 +140,19 @@ def plan_shards(config: RunConfig, items: dict[str, list[Any]]) -> Iterator[Shar
 
 
 def _start_or_continue(
-    folder: str, wanted: Manifest, shards: list[Shard], items: dict[str, list[Any]]
+    folder: str,
+    wanted: Manifest,
+    shards: list[Shard],
+    items: dict[str, list[Any]],
+    overwrite: bool,
 ) -> list[Shard]:
     # The plan is part of what may be continued: other shards would overlap with those there.
     recipe = artifacts.fingerprint([wanted.recipe, [dataclasses.asdict(s) for s in shards]])
-    path = storage.join(folder, artifacts.RECIPE)
-    if storage.exists(path) and storage.read_json(path) == recipe:
-        missing = [shard for shard in shards if not _is_whole(folder, shard, items)]
-        logger.info("continuing missing=%d of=%d", len(missing), len(shards))
-        return missing
-    artifacts.require_replaceable(folder)
-    storage.remove(folder)
-    storage.write_json(path, recipe)
-    return shards
+    if not artifacts.start_or_continue(folder, recipe, overwrite=overwrite):
+        return shards
+    missing = [shard for shard in shards if not _is_whole(folder, shard, items)]
+    logger.info("continuing missing=%d of=%d", len(missing), len(shards))
+    return missing
 
 
 def _is_whole(folder: str, shard: Shard, items: dict[str, list[Any]]) -> bool:

@@ -147,6 +147,29 @@ def noise_level_losses(histories: Mapping[str, History], colours: Mapping[str, s
     return drawing.svg
 
 
+def length_histograms(cards: Mapping[str, Mapping[str, Any]], edges: Sequence[int]) -> Markup:
+    """Share of the examples by tokens of prompt and response, a line a source.
+
+    ``cards`` have ``prompt_lengths`` and ``response_lengths``: counts by the lower ``edges``.
+    """
+    with _drawing("lengths", "examples by length, source by source", 9.0, 2.8) as drawing:
+        panels = drawing.figure.subplots(1, 2, sharey=True)
+        for axes, part in zip(panels, ("prompt", "response"), strict=True):
+            counts = {name: np.array(card[f"{part}_lengths"]) for name, card in cards.items()}
+            last = max((int(np.flatnonzero(c)[-1]) for c in counts.values() if c.any()), default=0)
+            for number, (name, found) in enumerate(counts.items()):
+                shares = 100 * found[: last + 1] / max(1, found.sum())
+                colour = _COLOURS[number % len(_COLOURS)]
+                axes.stairs(shares, range(last + 2), color=colour, label=name, linewidth=1.4)
+            names = [*(str(edge) for edge in edges[: last + 1]), ""]
+            axes.set_xticks(range(last + 2), names, rotation=45)
+            axes.set_xlabel(f"tokens of the {part}, from")
+            axes.set_title("examples (%)", loc="left")
+            axes.grid(visible=True)
+        panels[0].legend()
+    return drawing.svg
+
+
 def entropy_histogram(entropy: np.ndarray) -> Markup:
     """Share of the tokens by entropy (nats); ``entropy`` [N], N at least 1."""
     counts, edges = np.histogram(entropy, bins=40)

@@ -67,7 +67,10 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     Names that are no path here (hub names, embedded models, names of the run's own checkpoints)
     stay as they are.
     """
-    sources = tuple(replace(s, path=_absolute_file(s.path)) for s in config.data.sources)
+    sources = tuple(
+        replace(s, path=(_absolute_input if s.kind == "hub" else _absolute_file)(s.path))
+        for s in config.data.sources
+    )
     evaluate = config.evaluate
     return replace(
         config,

@@ -52,9 +52,7 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
     with ray_session(
         cpus=section.num_actors * section.num_cpus, gpus=section.num_actors * section.num_gpus
     ):
-        if overwrite:
-            artifacts.clear(folder)
-        missing = _start_or_continue(config, wanted, prepared)
+        missing = _start_or_continue(config, wanted, prepared, overwrite)
         num_tokens = _run_shards(config, missing)
     seconds = time.monotonic() - started
     artifacts.commit(folder, _manifest(folder, wanted, prepared, num_tokens, seconds))
@@ -107,10 +105,6 @@ def wanted_manifest(config: RunConfig, prepared: Manifest) -> Manifest:
     )
 
 
-def _data_shards(manifest: Manifest) -> list[str]:
-    return [name for name in sorted(manifest.files) if "/" not in name]
-
-
 def check_tokenizer(config: RunConfig) -> None:
     """Raise CheckpointError unless the prepared ids mean the same to the reference model.
 
@@ -128,18 +122,18 @@ def check_tokenizer(config: RunConfig) -> None:
         )
 
 
-def _start_or_continue(config: RunConfig, wanted: Manifest, prepared: Manifest) -> list[str]:
+def _start_or_continue(
+    config: RunConfig, wanted: Manifest, prepared: Manifest, overwrite: bool
+) -> list[str]:
     """Names of the shards still to be computed; remains of another recipe are removed."""
-    folder = layout(config).entropies
-    recipe_path = storage.join(folder, artifacts.RECIPE)
-    if storage.exists(recipe_path) and storage.read_json(recipe_path) == wanted.recipe:
-        missing = [name for name in _data_shards(prepared) if not _is_whole(config, name)]
-        logger.info("continuing missing=%d of=%d", len(missing), len(_data_shards(prepared)))
-        return missing
-    artifacts.require_replaceable(folder)
-    storage.remove(folder)
-    storage.write_json(recipe_path, wanted.recipe)
-    return _data_shards(prepared)
+    names = prepared.shards
+    if not artifacts.start_or_continue(
+        layout(config).entropies, wanted.recipe, overwrite=overwrite
+    ):
+        return names
+    missing = [name for name in names if not _is_whole(config, name)]
+    logger.info("continuing missing=%d of=%d", len(missing), len(names))
+    return missing
 
 
 def _is_whole(config: RunConfig, name: str) -> bool:
@@ -273,7 +267,7 @@ def _list_array(values: list[np.ndarray]) -> pa.Array:
 def _manifest(
     folder: str, wanted: Manifest, prepared: Manifest, num_tokens: int, seconds: float
 ) -> Manifest:
-    names = _data_shards(prepared)
+    names = prepared.shards
     files = {
         name: artifacts.file_entry(
             storage.join(folder, name), num_rows=prepared.files[name].num_rows

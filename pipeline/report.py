@@ -117,6 +117,7 @@ def render(config: RunConfig, data: RunData) -> str:
         "comparisons": report_views.comparisons(data.evaluations, config.report.baseline),
         "seed_columns": report_views.SEED_COLUMNS,
         "seeds": report_views.seeds(data.evaluations, config.report.baseline),
+        "data": report_views.data_card(data),
         "learning": report_views.learning(data),
         "entropies": None,
         "no_entropies": sample,

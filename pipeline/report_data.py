@@ -16,6 +16,7 @@ from pipeline.artifacts import Manifest
 from pipeline.config import ModelSection, RunConfig
 from pipeline.errors import ArtifactError, CheckpointError
 from pipeline.layout import layout
+from pipeline.prepare.card import CARD
 
 _MAX_EXAMPLES = 20_000
 """About how many examples the entropy statistics are taken from, in whole shards."""
@@ -66,6 +67,8 @@ class RunData:
 
     root: str
     prepared: Manifest | None
+    card: dict[str, Any] | None
+    """The data card of the prepared data."""
     entropies: Manifest | None
     checkpoints: list[Checkpoint]
     evaluations: list[Evaluation]
@@ -87,9 +90,11 @@ def read_run(config: RunConfig) -> RunData:
     checkpoints = [_read_checkpoint(folders.checkpoint(name), name) for name in trained]
     evaluations = [_read_evaluation(folders.evaluation(name), name) for name in evaluated]
     stale = [e.name for e in evaluations if e.is_stale(checkpoints)]
+    prepared = _manifest(folders.prepared, "prepare")
     return RunData(
         root=folders.root,
-        prepared=_manifest(folders.prepared, "prepare"),
+        prepared=prepared,
+        card=_read_card(folders.prepared, prepared) if prepared is not None else None,
         entropies=_manifest(folders.entropies, "reference"),
         checkpoints=checkpoints,
         evaluations=sorted(
@@ -127,6 +132,11 @@ def _verify(folder: str, manifest: Manifest, names: list[str]) -> None:
     """Check only the files that are read: weights and other large files are left alone."""
     files = {name: manifest.files[name] for name in names}
     artifacts.verify_files(folder, dataclasses.replace(manifest, files=files))
+
+
+def _read_card(folder: str, prepared: Manifest) -> dict[str, Any]:
+    _verify(folder, prepared, [CARD])
+    return dict(storage.read_json(storage.join(folder, CARD)))
 
 
 def _read_checkpoint(folder: str, name: str) -> Checkpoint:
@@ -183,7 +193,7 @@ def read_entropies(config: RunConfig, run: RunData) -> EntropySample | str:
     if run.entropies.inputs.get("prepared") != run.prepared.content:
         return "The entropies were computed for other data; run jobs/reference.py --overwrite."
     stride = max(1, math.ceil(run.prepared.num_rows / _MAX_EXAMPLES))
-    names = [name for name in sorted(run.prepared.files) if "/" not in name][::stride]
+    names = run.prepared.shards[::stride]
     shards = [_read_shard(config, run.prepared, run.entropies, name) for name in names]
     table = pa.concat_tables(shards)
     if table.num_rows == 0:

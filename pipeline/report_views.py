@@ -30,6 +30,46 @@ def table_rows(evaluations: list[Evaluation]) -> list[tuple[str, ...]]:
     return sorted(rows, key=lambda row: row[0])
 
 
+DATA_COLUMNS = ("source", "examples", "prompt tokens", "response tokens", "longest", "rejected")
+
+
+def data_card(run: RunData) -> dict[str, Any] | None:
+    """What each source gave, the lengths of its examples, and why rows were kept out."""
+    if run.card is None:
+        return None
+    sources = run.card["sources"]
+    reasons = [
+        (name, reason, f"{count:,}")
+        for name, card in sources.items()
+        for reason, count in card["rejected"].items()
+    ]
+    overlaps = [
+        (row["source"], f"{row['file']} {row['position']}".strip(), row["detail"])
+        for row in run.card["benchmark_overlaps"]
+    ]
+    return {
+        "columns": DATA_COLUMNS,
+        "rows": [_data_row(name, card) for name, card in sources.items()],
+        "reasons": reasons,
+        "overlaps": overlaps,
+        "num_overlaps": sum(c["rejected"].get("benchmark_overlap", 0) for c in sources.values()),
+        "figure": figures.length_histograms(sources, run.card["length_edges"]),
+    }
+
+
+def _data_row(name: str, card: dict[str, Any]) -> tuple[str, ...]:
+    count = card["num_examples"]
+    means = (card[key] / count if count else 0.0 for key in ("prompt_tokens", "response_tokens"))
+    rejected = sum(card["rejected"].values())
+    return (
+        name,
+        f"{count:,}",
+        *(f"{mean:.1f} each" for mean in means),
+        f"{card['longest']:,}",
+        f"{rejected:,} of {count + rejected:,}",
+    )
+
+
 def colours(run: RunData) -> dict[str, str]:
     """The colour of each checkpoint that was trained or evaluated."""
     evaluated = [_checkpoint(evaluation) for evaluation in run.evaluations]

@@ -1,4 +1,7 @@
-"""Files in local or remote folders (any fsspec address), each written whole or not at all."""
+"""Files in local or remote folders (any fsspec address), each written whole or not at all.
+
+What fails on a remote one is tried again for some seconds, unless trying again cannot help.
+"""
 
 import contextlib
 import hashlib
@@ -6,10 +9,11 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from pipeline.errors import ArtifactError
 
@@ -20,6 +24,11 @@ logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 20
 _TEMPORARY = ".tmp"
+_ATTEMPTS = 5
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 8.0
+_LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+_Result = TypeVar("_Result")
 
 
 def resolve(path: str) -> str:
@@ -67,11 +76,33 @@ def _reporting(path: str, what: str) -> Iterator[None]:
         raise ArtifactError(f"{path}: cannot be {what}: {error.strerror or error}") from error
 
 
+def retried(path: str, attempt: Callable[[], _Result]) -> _Result:
+    """What ``attempt`` returns; called again after an OSError that may pass, if ``path`` is remote.
+
+    Raises its last OSError. What does not exist or is forbidden stays so, and is raised at once.
+    """
+    import tenacity
+
+    def may_pass(error: BaseException) -> bool:
+        return isinstance(error, OSError) and not isinstance(error, _LASTING)
+
+    attempts = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(may_pass),
+        stop=tenacity.stop_after_attempt(1 if is_local(path) else _ATTEMPTS),
+        wait=tenacity.wait_exponential_jitter(_FIRST_WAIT_S, _LONGEST_WAIT_S),
+        before_sleep=lambda state: logger.warning(
+            "tried again path=%s after=%s", path, state.outcome and state.outcome.exception()
+        ),
+        reraise=True,
+    )
+    return attempts(attempt)
+
+
 def exists(path: str) -> bool:
     """Whether a file or folder is at ``path``."""
     fs, inner = _open_fs(path)
     with _reporting(path, "read"):
-        return bool(fs.exists(inner))
+        return retried(path, lambda: bool(fs.exists(inner)))
 
 
 def list_files(folder: str) -> list[str]:
@@ -81,24 +112,44 @@ def list_files(folder: str) -> list[str]:
     """
     fs, inner = _open_fs(folder)
     with _reporting(folder, "read"):
-        entries = fs.ls(inner, detail=False) if fs.exists(inner) else []
+        entries = retried(folder, lambda: fs.ls(inner, detail=False) if fs.exists(inner) else [])
     names = sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
     return [name for name in names if not name.endswith(_TEMPORARY)]
+
+
+def find_files(path: str) -> list[str]:
+    """Addresses of all files that ``path`` stands for, sorted: a file, a folder's, a pattern's.
+
+    ``*``, ``?``, ``[...]`` and ``**`` make a pattern. Names with a dot or an underscore in front
+    are left out of folders. Empty when there are none.
+    """
+    fs, inner = _open_fs(path)
+
+    def find() -> list[str]:
+        if any(character in inner for character in "*?["):
+            return [found for found in fs.glob(inner) if fs.isfile(found)]
+        if fs.isdir(inner):
+            return [f for f in fs.find(inner) if not f.rsplit("/", 1)[-1].startswith((".", "_"))]
+        return [inner] if fs.exists(inner) else []
+
+    with _reporting(path, "read"):
+        found = sorted(retried(path, find))
+    return found if "://" not in path else [fs.unstrip_protocol(name) for name in found]
 
 
 def remove(path: str) -> None:
     """Delete the file or folder at ``path``, if there is one."""
     fs, inner = _open_fs(path)
     with _reporting(path, "removed"):
-        if fs.exists(inner):
-            fs.rm(inner, recursive=True)
+        if retried(path, lambda: fs.exists(inner)):
+            retried(path, lambda: fs.rm(inner, recursive=True))
 
 
 def read_bytes(path: str) -> bytes:
     """The content of the file at ``path``; ArtifactError when it cannot be read."""
     fs, inner = _open_fs(path)
     try:
-        return bytes(fs.cat_file(inner))
+        return retried(path, lambda: bytes(fs.cat_file(inner)))
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: cannot be read: {error}") from error
 
@@ -109,6 +160,12 @@ def open_binary(path: str) -> Any:
     return fs.open(inner, "rb")
 
 
+def open_unpacked(path: str) -> Any:
+    """As ``open_binary``, of what is inside of a file whose name ends with .gz, .bz2 or .xz."""
+    fs, inner = _open_fs(path)
+    return fs.open(inner, "rb", compression="infer")
+
+
 def write_bytes(path: str, content: bytes) -> None:
     """Write ``content`` to ``path`` so that a reader sees all of it or nothing.
 
@@ -117,7 +174,7 @@ def write_bytes(path: str, content: bytes) -> None:
     fs, inner = _open_fs(path)
     if not is_local(path):
         with _reporting(path, "written"):
-            fs.pipe_file(inner, content)
+            retried(path, lambda: fs.pipe_file(inner, content))
         return
     with _appearing_whole(path, inner) as file:
         file.write(content)
@@ -128,10 +185,27 @@ def copy_in(source: str, path: str) -> None:
     fs, inner = _open_fs(path)
     if not is_local(path):
         with _reporting(path, "written"):
-            fs.put_file(source, inner)
+            retried(path, lambda: fs.put_file(source, inner))
         return
     with Path(source).open("rb") as content, _appearing_whole(path, inner) as file:
         shutil.copyfileobj(content, file, _CHUNK_BYTES)
+
+
+@contextlib.contextmanager
+def written_whole(path: str) -> Iterator[BinaryIO]:
+    """A file to write to piece by piece, that is at ``path`` once the block has ended well.
+
+    For a remote path it grows in this machine's temporary folder first.
+    """
+    _, inner = _open_fs(path)
+    if is_local(path):
+        with _appearing_whole(path, inner) as file:
+            yield file
+        return
+    with tempfile.NamedTemporaryFile(suffix=_TEMPORARY) as file:
+        yield file  # type: ignore[misc]
+        file.flush()
+        copy_in(file.name, path)
 
 
 @contextlib.contextmanager
@@ -144,9 +218,11 @@ def _appearing_whole(path: str, inner: str) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(inner)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if not isinstance(error, OSError):
+            raise
         raise ArtifactError(f"{path}: cannot be written: {error.strerror}") from error
 
 
@@ -204,13 +280,18 @@ def num_bytes(path: str) -> int:
     """Size of the file at ``path``; ArtifactError when it cannot be read."""
     fs, inner = _open_fs(path)
     with _reporting(path, "read"):
-        return int(fs.size(inner))
+        return retried(path, lambda: int(fs.size(inner)))
 
 
 def sha256(path: str) -> str:
     """Hexadecimal SHA-256 of the file at ``path``; ArtifactError when it cannot be read."""
-    digest = hashlib.sha256()
-    with _reporting(path, "read"), open_binary(path) as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+
+    def digest_of_all() -> str:
+        digest = hashlib.sha256()
+        with open_binary(path) as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    with _reporting(path, "read"):
+        return retried(path, digest_of_all)

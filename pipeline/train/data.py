@@ -73,9 +73,7 @@ def load_training_data(
 def _map_shards(folder: str, manifest: Manifest) -> Any:
     import datasets
 
-    names = [
-        name for name in sorted(manifest.files) if "/" not in name and manifest.files[name].num_rows
-    ]
+    names = [name for name in manifest.shards if manifest.files[name].num_rows]
     cache = Path(datasets.config.HF_DATASETS_CACHE) / f"weft-{manifest.content}"
     datasets.disable_progress_bars()
     return datasets.Dataset.from_parquet(

@@ -9,7 +9,7 @@ from pipeline.errors import CheckpointError
 from pipeline.layout import layout
 from pipeline.prepare import require_prepared
 from pipeline.sizes import size_text
-from pipeline.sources import count_rows
+from pipeline.sources import open_source
 from pipeline.train.capacity import check_stated_memory, largest_shape
 from pipeline.train.memory import step_memory
 from pipeline.train.plan import num_steps_of_epoch, total_steps
@@ -103,7 +103,9 @@ def describe_training(config: RunConfig, num_examples: int, origin: str) -> str:
 def count_examples(config: RunConfig) -> tuple[int, str]:
     """How many examples there are, and where that is known from."""
     if artifacts.read_manifest(layout(config).prepared) is None:
-        return sum(count_rows(source) for source in config.data.sources), "before preparing"
+        data = config.data
+        parts = [part for source in data.sources for part in open_source(data, source).survey()]
+        return sum(part.num_rows for part in parts), "before preparing"
     return require_prepared(config).num_rows, "prepared"
 
 

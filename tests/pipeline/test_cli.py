@@ -176,8 +176,7 @@ def test_short_names_of_checkpoint_and_data_dir(config_file):
 
 
 DESCRIBED = {
-    # 250 rows of at most 256 tokens, 40 bytes each.
-    "prepare": [r"prepare: 2000 rows of 2 sources in 8 shards", r"2\.4 MiB for the 250 rows"],
+    "prepare": [r"prepare: 2000 rows of 2 sources in 8 shards", r"of one task: about 700\.0 MiB"],
     "reference": [r"2000 examples", r"1 forward passes an example", r"total +[\d.,]+ MiB"],
     # 2000 examples by 64 are 32 steps an epoch, the last ones smaller.
     "train": [r"2000 examples", r"32 steps an epoch, 128 steps", r"at the peak +[\d.,]+ MiB"],

@@ -77,7 +77,7 @@ def test_format_config_reads_back_equal(name, gamma, seed, paths):
     config = RunConfig(
         run=RunSection(name=name, seed=seed),
         rates=RatesSection(gamma=gamma),
-        data=DataSection(sources=tuple(SourceSection(kind="jsonl", path=p) for p in paths)),
+        data=DataSection(sources=tuple(SourceSection(kind="files", path=p) for p in paths)),
     )
     assert parse(format_config(config)) == config
 
@@ -260,17 +260,17 @@ def test_values_out_of_range_are_refused_naming_key_wanted_and_got(line, wanted,
             "data.sources = [{kind = 'pretraining', count = 1}, {kind = 'pretraining'}]",
             ["data.sources[1].count", "at least 1", "got 0"],
         ),
-        ("data.sources = [{kind = 'jsonl'}]", ["data.sources[0].path", "a file", "got ''"]),
+        ("data.sources = [{kind = 'files'}]", ["data.sources[0].path", "a path", "got ''"]),
         (
-            "data.sources = [{kind = 'jsonl', path = 'a.jsonl', count = 3}]",
-            ["data.sources[0].count", "none for kind jsonl", "got 3"],
+            "data.sources = [{kind = 'files', path = 'a.jsonl', count = 3}]",
+            ["data.sources[0].count", "none for kind files", "got 3"],
         ),
         (
             "data.sources = [{kind = 'pretraining', count = 3, task = 'sudoku'}]",
             ["data.sources[0].task", "none for kind pretraining", "got 'sudoku'"],
         ),
         (
-            "data.sources = [{kind = 'jsonl', path = 'x', format = 's1k', prompt_column = 'q'}]",
+            "data.sources = [{kind = 'files', path = 'x', format = 's1k', prompt_column = 'q'}]",
             ["data.sources[0].prompt_column", "none for format s1k", "got 'q'"],
         ),
         (

@@ -16,7 +16,8 @@ from pipeline.artifacts import Manifest
 from pipeline.config import RunConfig, RunSection
 from pipeline.decode_shard import ROW_SCHEMA
 from pipeline.errors import ArtifactError
-from pipeline.prepare import PREPARED_SCHEMA
+from pipeline.prepare.card import SourceCard, write_card
+from pipeline.prepare.shards import PREPARED_SCHEMA
 from pipeline.reference import ENTROPY_SCHEMA
 from pipeline.report_data import TokenReader, read_run
 from pipeline.tables import METRIC_COLUMNS
@@ -65,6 +66,10 @@ def add_data(config: RunConfig) -> None:
     table = pa.Table.from_pylist(rows, schema=PREPARED_SCHEMA)
     storage.write_table(f"{root}/prepared/part-00000.parquet", table)
     rejected = {"too_long": 7}
+    cards = SourceCard.of_table(table)
+    overlaps = [{"source": "sudoku", "file": "a.jsonl", "position": 3, "detail": "<b>shared</b>"}]
+    counts = {"sudoku": {"too_long": 7, "benchmark_overlap": 1}}
+    write_card(f"{root}/prepared", cards, counts, overlaps)
     prepared = commit(f"{root}/prepared", "prepare", num_rows=2, rejected=rejected)
     values = [
         {
@@ -284,8 +289,18 @@ def test_report_paints_the_order_of_unmasking_and_folds_eos(config: RunConfig) -
     assert page.count("✓ correct") == page.count("✗\nincorrect") == 1
 
 
+def test_report_has_the_data_card(full_page: str) -> None:
+    section = full_page[full_page.index('id="data"') : full_page.index('id="learning"')]
+    length = len(RESPONSES["sudoku"]) + 1
+    row = ["sudoku", "1", "12.0 each", f"{length:.1f} each", str(12 + length), "8 of 9"]
+    assert "".join(f"<td>{cell}</td>" for cell in row) in section
+    assert "<td>sudoku</td><td>too_long</td><td>7</td>" in section
+    assert "<td>sudoku</td><td>a.jsonl 3</td><td>&lt;b&gt;shared&lt;/b&gt;</td>" in section
+    assert section.count("<svg") == 1
+
+
 def test_report_shows_curves_counts_and_times(full_page: str) -> None:
-    assert full_page.count("<svg") == 4
+    assert full_page.count("<svg") == 5
     assert "<td>0.8125</td>" in full_page  # last loss, 3.25 / 4
     assert "too_long 7" in full_page
     assert "<td>12.5</td>" in full_page  # seconds of the reference pass

@@ -13,9 +13,19 @@ from hypothesis import strategies as st
 
 from pipeline import artifacts, prepare, storage
 from pipeline.config import DataSection, ModelSection, RunConfig, RunSection, SourceSection
-from pipeline.errors import ArtifactError, DataError
+from pipeline.errors import ArtifactError, ConfigError, DataError
 from pipeline.layout import layout, shard_name
-from pipeline.prepare import PREPARED_SCHEMA, REJECTED_SCHEMA, Piece, plan_shards, prepare_shard
+from pipeline.prepare import shards, stage
+from pipeline.prepare.shards import (
+    DRAFTS,
+    PREPARED_SCHEMA,
+    REJECTED_SCHEMA,
+    Piece,
+    draft_shard,
+    finish_shard,
+)
+from pipeline.prepare.stage import plan_shards
+from pipeline.sources import Part, open_source
 from pipeline.tokenizers import open_tokenizer_at
 
 
@@ -23,11 +33,11 @@ from pipeline.tokenizers import open_tokenizer_at
 def in_this_process(monkeypatch):
     """Let the stage make its shards one after another, here."""
 
-    def run_shards(config, folder, plan):
-        return [prepare_shard(config, folder, n, pieces) for n, pieces in enumerate(plan)]
+    def run_shards(make_task, rows, workers):
+        return map(make_task(), rows)
 
-    monkeypatch.setattr(prepare, "_run_shards", run_shards)
-    monkeypatch.setattr(prepare, "ray_session", lambda **resources: contextlib.nullcontext())
+    monkeypatch.setattr(stage, "run_shards", run_shards)
+    monkeypatch.setattr(stage, "ray_session", lambda **resources: contextlib.nullcontext())
 
 
 @pytest.fixture
@@ -37,7 +47,7 @@ def configure(tmp_path):
     def make(rows, **data):
         path = tmp_path / "rows.jsonl"
         path.write_text("".join(f"{r if isinstance(r, str) else json.dumps(r)}\n" for r in rows))
-        sources = (SourceSection(kind="jsonl", path=str(path)),)
+        sources = (SourceSection(kind="files", path=str(path)),)
         section = DataSection(**({"sources": sources, "max_length": 40, "num_shards": 3} | data))
         run = RunSection(output_dir=str(tmp_path / "run"))
         return RunConfig(run=run, data=section, model=ModelSection(path="tiny"))
@@ -55,6 +65,8 @@ def read_prepared(config):
     artifacts.verify_files(folder, manifest)
     accepted, refused = [], []
     for name in sorted(manifest.files):
+        if not name.endswith(".parquet"):
+            continue
         table = storage.read_table(f"{folder}/{name}")
         (refused if "/" in name else accepted).extend(table.to_pylist())
     return manifest, accepted, refused
@@ -65,12 +77,17 @@ def response_texts(rows):
     return [tokenizer.decode(row["response_ids"][:-1]) for row in rows]
 
 
+def parts_of(counts):
+    """A source of one part for each of ``counts``."""
+    return [[Part("", count, "")] for count in counts]
+
+
 @given(
     counts=st.lists(st.integers(0, 40), min_size=1, max_size=5).filter(sum),
     num_shards=st.integers(1, 60),
 )
 def test_plan_covers_every_row_once_in_order_and_evenly(counts, num_shards):
-    plan = plan_shards(counts, num_shards)
+    plan = plan_shards(parts_of(counts), num_shards)
     rows = [(p.source, n) for pieces in plan for p in pieces for n in range(p.start, p.stop)]
     assert rows == [(source, n) for source, count in enumerate(counts) for n in range(count)]
     sizes = [sum(piece.stop - piece.start for piece in pieces) for pieces in plan]
@@ -80,8 +97,27 @@ def test_plan_covers_every_row_once_in_order_and_evenly(counts, num_shards):
 
 def test_plan_cuts_the_sources_laid_end_to_end():
     # Rows 0-2 of the first source and 0-3 of the second, by hand: 7 rows cut at 3 and 7 * 2 / 3.
-    assert plan_shards([3, 4], 2) == [[Piece(0, 0, 3)], [Piece(1, 0, 4)]]
-    assert plan_shards([2, 5], 2) == [[Piece(0, 0, 2), Piece(1, 0, 1)], [Piece(1, 1, 5)]]
+    (three,), (four,) = surveyed = parts_of([3, 4])
+    assert plan_shards(surveyed, 2) == [[Piece(0, three, 0, 3)], [Piece(1, four, 0, 4)]]
+    (two,), (five,) = surveyed = parts_of([2, 5])
+    assert plan_shards(surveyed, 2) == [
+        [Piece(0, two, 0, 2), Piece(1, five, 0, 1)],
+        [Piece(1, five, 1, 5)],
+    ]
+
+
+def test_plan_cuts_the_files_of_a_source_laid_end_to_end():
+    a, b = Part("a", 3, ""), Part("b", 1, "")
+    assert plan_shards([[a, b]], 2) == [
+        [Piece(0, a, 0, 2)],
+        [Piece(0, a, 2, 3), Piece(0, b, 0, 1)],
+    ]
+
+
+def shard_facts(config, folder, number, pieces):
+    """Make one shard, nothing dropped; what its two halves count."""
+    draft = draft_shard(config, str(folder), number, pieces)
+    return draft, finish_shard(str(folder), number, {})
 
 
 def test_a_shard_always_has_the_same_bytes(configure, tmp_path):
@@ -90,12 +126,10 @@ def test_a_shard_always_has_the_same_bytes(configure, tmp_path):
         SourceSection(kind="pretraining", count=20),
     )
     config = configure([], sources=sources, max_length=192)
-    (first, second) = plan_shards([20, 20], 2)
-    facts = [
-        prepare_shard(config, str(tmp_path / "a"), n, p) for n, p in enumerate([first, second])
-    ]
+    (first, second) = plan_shards(parts_of([20, 20]), 2)
+    facts = [shard_facts(config, tmp_path / "a", n, p) for n, p in enumerate([first, second])]
     # Again, alone and elsewhere.
-    assert prepare_shard(config, str(tmp_path / "b"), 1, second) == facts[1]
+    assert shard_facts(config, tmp_path / "b", 1, second) == facts[1]
     for name in (shard_name(1), f"rejected/{shard_name(1)}"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -112,7 +146,8 @@ def test_a_folder_of_the_users_own_is_left_alone(configure, in_this_process):
 
 def test_a_shard_has_the_published_columns_even_when_empty(configure, tmp_path):
     config = configure(["broken"])
-    prepare_shard(config, str(tmp_path / "out"), 0, [Piece(0, 0, 1)])
+    (part,) = open_source(config.data, config.data.sources[0]).survey()
+    shard_facts(config, tmp_path / "out", 0, [Piece(0, part, 0, 1)])
     accepted = storage.read_table(str(tmp_path / "out" / shard_name(0)))
     refused = storage.read_table(str(tmp_path / "out" / "rejected" / shard_name(0)))
     assert (accepted.schema, accepted.num_rows) == (PREPARED_SCHEMA, 0)
@@ -215,7 +250,7 @@ def test_prepare_of_an_empty_or_missing_file_is_an_error_that_creates_nothing(
 ):
     with pytest.raises(DataError, match="empty file"):
         prepare.run(configure([]))
-    sources = (SourceSection(kind="jsonl", path=str(tmp_path / "none.jsonl")),)
+    sources = (SourceSection(kind="files", path=str(tmp_path / "none.jsonl")),)
     with pytest.raises(DataError, match="cannot be read"):
         prepare.run(configure([], sources=sources))
     assert not (tmp_path / "run").exists()
@@ -253,3 +288,112 @@ def test_prepare_starts_anew_over_remains_of_an_interrupted_run(configure, in_th
     prepare.run(config)
     assert not storage.exists(stale)
     assert read_prepared(config)[0].num_rows == 5
+
+
+def test_prepare_continues_from_the_drafts_that_are_there(configure, in_this_process, monkeypatch):
+    config = configure([pair(n) for n in range(9)])
+    prepare.run(config)
+    whole = read_prepared(config)[0]
+    folder = layout(config).prepared
+    artifacts.clear(folder)
+    made = []
+
+    def draft_two(config, folder, shard, pieces):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(shard)
+        return draft_shard(config, folder, shard, pieces)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "draft_shard", draft_two)
+        with pytest.raises(KeyboardInterrupt):
+            prepare.run(config)
+    # One of the two is damaged: it is made again, the other is left as it is.
+    drafts = [Path(folder) / DRAFTS / shard_name(shard) for shard in made]
+    drafts[0].write_bytes(b"torn")
+    before = drafts[1].stat().st_mtime_ns
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "remove", lambda path: None)  # look at the drafts afterwards
+        prepare.run(config)
+        assert drafts[1].stat().st_mtime_ns == before
+    assert read_prepared(config)[0].content == whole.content
+
+
+def test_prepare_leaves_no_drafts(configure, in_this_process):
+    config = configure([pair(n) for n in range(3)])
+    prepare.run(config)
+    assert not (Path(layout(config).prepared) / DRAFTS).exists()
+
+
+def test_a_shard_larger_than_a_row_group_has_all_its_rows(configure, in_this_process, monkeypatch):
+    monkeypatch.setattr(shards, "_GROUP_ROWS", 4)
+    order = [0, 1, 2, 3, 4, 5, 1, 6, 7, 8, 0, 9]
+    config = configure([pair(n) for n in order] + ["broken"] * 6, num_shards=1)
+    prepare.run(config)
+    manifest, accepted, refused = read_prepared(config)
+    assert [row["prompt_ids"][1:-1] for row in accepted] == [
+        open_tokenizer_at("tiny").encode(f"p{n}") for n in range(10)
+    ]
+    assert manifest.rejected == {"duplicate": 2, "malformed_json": 6}
+    assert [row["position"] for row in refused] == [13, 14, 15, 16, 17, 18, 7, 11]
+
+
+def test_prepare_mixes_sources_and_keeps_what_it_leaves_out(configure, in_this_process, tmp_path):
+    for name, count in (("a", 12), ("b", 30)):
+        lines = [json.dumps({"prompt": f"{name}{n}", "response": "r"}) for n in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    sources = tuple(
+        SourceSection(kind="files", path=str(tmp_path / f"{name}.jsonl"), name=name, weight=weight)
+        for name, weight in (("a", 2.0), ("b", 1.0))
+    )
+    config = configure([], sources=sources, num_shards=5)
+    prepare.run(config)
+    manifest, accepted, refused = read_prepared(config)
+    assert Counter(row["source"] for row in accepted) == {"a": 12, "b": 6}
+    assert manifest.rejected == {"not_chosen": 24}
+    assert {row["file"] for row in refused} == {str(tmp_path / "b.jsonl")}
+    card = json.loads((Path(layout(config).prepared) / "card.json").read_text())["sources"]
+    assert (card["a"]["num_examples"], card["b"]["rejected"]) == (12, {"not_chosen": 24})
+
+
+def test_the_card_says_what_the_examples_are(configure, in_this_process):
+    config = configure([pair(n, length=length) for n, length in enumerate([1, 15, 16, 99, 99])])
+    prepare.run(config)
+    manifest, accepted, _ = read_prepared(config)
+    card = json.loads((Path(layout(config).prepared) / "card.json").read_text())
+    (source,) = card["sources"].values()
+    responses = [len(row["response_ids"]) for row in accepted]
+    assert responses == [2, 16, 17]  # with the closing EOS
+    assert source["response_tokens"] == sum(responses)
+    assert source["response_lengths"][:3] == [1, 2, 0]
+    assert source["rejected"] == {"too_long": 2}
+    assert source["longest"] == manifest.facts["longest"] == 17 + len(accepted[2]["prompt_ids"])
+    tokens = sum(len(row["prompt_ids"]) for row in accepted) + sum(responses)
+    assert manifest.facts["num_tokens"] == tokens
+
+
+def test_rows_that_say_what_they_must_not_are_kept_out_and_listed(
+    configure, in_this_process, shared_data
+):
+    lines = (shared_data / "benchmarks" / "gsm8k_test.jsonl").read_text().splitlines()
+    question = json.loads(lines[3])["question"]
+    config = configure([{"prompt": question, "response": "r"}, pair(1)], max_length=500)
+    prepare.run(config)
+    manifest, _, refused = read_prepared(config)
+    assert manifest.rejected == {"benchmark_overlap": 1}
+    assert refused[0]["prompt"] == question
+    card = json.loads((Path(layout(config).prepared) / "card.json").read_text())
+    (overlap,) = card["benchmark_overlaps"]
+    assert (overlap["position"], overlap["source"]) == (1, "rows.jsonl")
+    assert "100 % of item 3 of gsm8k" in overlap["detail"]
+
+
+def test_short_responses_are_kept_out_on_demand(configure, in_this_process):
+    config = configure([pair(n, length=n) for n in range(1, 6)], min_response_tokens=4)
+    prepare.run(config)
+    assert read_prepared(config)[0].rejected == {"too_short": 2}
+
+
+def test_an_unknown_language_is_refused_with_the_known_ones(configure, in_this_process):
+    with pytest.raises(ConfigError, match=r"data\.languages: wanted some of .*en.*, got english"):
+        prepare.run(configure([pair(1)], languages=("english",)))

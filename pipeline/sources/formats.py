@@ -31,16 +31,24 @@ class Trace:
     reasoning: str
     answer: str
 
+    def prompt(self, prompt_style: str) -> str:
+        """The user's turn: the question, under the style d1 behind d1's instructions."""
+        return d1_sft_prompt(self.question) if prompt_style == "d1" else self.question
 
-def read_turns(name: str, values: Values, prompt_style: str) -> tuple[str, str]:
-    """``(prompt, response)`` of a row of the data set ``name``, in d1's form.
+    @property
+    def response(self) -> str:
+        """The assistant's turn in d1's form."""
+        return reasoned_response(self.reasoning, self.answer)
 
-    Under the prompt style d1 the question stands behind d1's instructions, else alone. Raises
-    UnusableRowError.
-    """
-    trace = FORMATS[name](values)
-    prompt = d1_sft_prompt(trace.question) if prompt_style == "d1" else trace.question
-    return prompt, reasoned_response(trace.reasoning, trace.answer)
+
+@dataclass(frozen=True)
+class Format:
+    """How the rows of a known data set are read."""
+
+    read: Callable[[Values], Trace]
+    """Raises UnusableRowError."""
+    columns: tuple[str, ...]
+    """What ``read`` needs."""
 
 
 def text_of(values: Values, column: str) -> str:
@@ -117,9 +125,9 @@ def _gsm8k(values: Values) -> Trace:
     return Trace(text_of(values, "question"), reasoning, f"\\boxed{{{number}}}")
 
 
-FORMATS: dict[str, Callable[[Values], Trace]] = {
-    "s1k": _s1k,
-    "s1k-1.1": _s1k_11,
-    "openr1-math": _openr1_math,
-    "gsm8k": _gsm8k,
+FORMATS: dict[str, Format] = {
+    "s1k": Format(_s1k, ("question", "thinking_trajectories", "attempt")),
+    "s1k-1.1": Format(_s1k_11, ("question", "deepseek_thinking_trajectory", "deepseek_attempt")),
+    "openr1-math": Format(_openr1_math, ("problem", "generations", "correctness_math_verify")),
+    "gsm8k": Format(_gsm8k, ("question", "answer")),
 }

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import DataSection, SourceSection
-from pipeline.formats import FORMATS, UnusableRowError, read_turns
-from pipeline.sources import count_rows, read_rows
+from pipeline.sources import open_source
+from pipeline.sources.formats import FORMATS, UnusableRowError
 
 S1K = {
     "solution": "4",
@@ -61,8 +61,27 @@ ROWS = {"s1k": S1K, "s1k-1.1": S1K_11, "openr1-math": OPENR1, "gsm8k": GSM8K}
 ANSWERS = dict.fromkeys(ROWS, "It is 4.") | {"gsm8k": "\\boxed{4}"}
 
 
+def read_turns(name, values, prompt_style):
+    trace = FORMATS[name].read(values)
+    return trace.prompt(prompt_style), trace.response
+
+
+def rows_of(section):
+    source = open_source(DataSection(), section)
+    return [row for part in source.survey() for row in source.rows(part, 0, 0, part.num_rows)]
+
+
 def test_every_known_data_set_has_a_row_here() -> None:
     assert ROWS.keys() == FORMATS.keys()
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_columns_that_a_format_names_are_those_it_needs(name: str) -> None:
+    columns = FORMATS[name].columns
+    FORMATS[name].read({column: ROWS[name][column] for column in columns})
+    for column in columns:
+        with pytest.raises(UnusableRowError):
+            FORMATS[name].read({c: v for c, v in ROWS[name].items() if c != column})
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -110,8 +129,8 @@ def test_rows_of_a_file_are_read_in_its_format_and_refused_ones_keep_their_line(
     path = tmp_path / "s1k.jsonl"
     bad = S1K | {"attempt": None}
     path.write_text(json.dumps(S1K) + "\n" + json.dumps(bad) + "\n")
-    source = SourceSection(kind="jsonl", path=str(path), format="s1k")
-    first, second = read_rows(DataSection(), source, 0, 0, 2)
+    source = SourceSection(kind="files", path=str(path), format="s1k")
+    first, second = rows_of(source)
     assert (first.prompt, first.reason) == ("2 + 2?", "")
     assert (second.position, second.reason) == (2, "malformed_row")
     assert json.loads(second.line) == bad
@@ -120,13 +139,13 @@ def test_rows_of_a_file_are_read_in_its_format_and_refused_ones_keep_their_line(
 def test_reasoning_and_answer_in_columns_of_their_own(shared_data: Path) -> None:
     for path in sorted((shared_data / "traces").glob("*.jsonl.gz")):
         source = SourceSection(
-            kind="jsonl",
+            kind="files",
             path=str(path),
             prompt_column="question",
             reasoning_column="reasoning",
             response_column="answer",
         )
-        rows = list(read_rows(DataSection(), source, 0, 0, count_rows(source)))
+        rows = rows_of(source)
         assert not [row for row in rows if row.reason]
         with gzip.open(path, "rt", encoding="utf-8") as file:
             values = json.loads(next(file))

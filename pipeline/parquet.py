@@ -1,0 +1,38 @@
+"""Parquet files written and read piece by piece, so that a shard need not fit into memory."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.errors import ArtifactError
+
+
+@contextlib.contextmanager
+def table_writer(path: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """A function that appends a table as one row group to ``path``.
+
+    The file is there once the block has ended well, and not at all before; equal calls give equal
+    bytes.
+    """
+    with (
+        storage.written_whole(path) as file,
+        pq.ParquetWriter(file, schema, compression="zstd") as writer,
+    ):
+        yield writer.write_table
+
+
+def row_groups(path: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The row groups of ``path``, one after another; ArtifactError when it is not whole."""
+    try:
+        with storage.open_binary(path) as content:
+            # Without pyarrow's thread pools, which now and then abort a process at its exit.
+            file = pq.ParquetFile(content, pre_buffer=False)
+            for number in range(file.num_row_groups):
+                yield file.read_row_group(number, columns=columns, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise ArtifactError(
+            f"{path}: not a whole Parquet file ({error}); repeat its stage with --overwrite"
+        ) from error
