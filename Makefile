@@ -10,10 +10,10 @@ RUN ?= runs/tiny
 export RAY_worker_niceness ?= 0
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help install demo test check format clean
+.PHONY: help install demo test test-long check format clean
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 install: $(VENV)/.installed  ## make .venv with everything, pinned
 
@@ -34,6 +34,9 @@ demo: install  ## prepare, reference, train, evaluate, report on the embedded de
 
 test: install  ## all tests
 	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest
+
+test-long: install  ## the tests that take minutes each
+	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -m long
 
 check: install  ## lint, types, import directions
 	$(BIN)/ruff check .

@@ -23,12 +23,15 @@ def job_command(stage: str, config: Path, *arguments: str) -> list[str]:
     return [sys.executable, str(_JOBS / f"{stage}.py"), "--config", str(config), *arguments]
 
 
-def prepare_puzzles(folder: Path, **train: Any) -> Path:
-    """Prepare 640 puzzles in ``folder`` for SFT with these ``[train]`` keys; the configuration."""
+def prepare_puzzles(
+    folder: Path, *, num_puzzles: int = 640, num_shards: int = 2, **train: Any
+) -> Path:
+    """Prepare puzzles in ``folder`` for SFT with these ``[train]`` keys; the configuration."""
     config = RunConfig(
         run=RunSection(output_dir=str(folder)),
         data=DataSection(
-            sources=(SourceSection(kind="task", task="sudoku", count=640),), num_shards=2
+            sources=(SourceSection(kind="task", task="sudoku", count=num_puzzles),),
+            num_shards=num_shards,
         ),
         rates=RatesSection(gamma=0.0),
         train=TrainSection(batch_size=16, warmup_steps=1, cpus_per_worker=1.0, **train),

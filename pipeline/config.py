@@ -147,8 +147,13 @@ class RatesSection:
     """Upper clamp of the relative rate."""
     tail: Literal["one", "entropy"] = "one"
     """Rate of the tail EOS tokens: 1 and outside beta_ref, or by the formula."""
-    entropies: Literal["frozen", "online"] = "frozen"
-    """frozen: read from the reference artifact; online: recomputed at each step (the paper)."""
+    entropies: Literal["frozen", "refreshed", "online"] = "frozen"
+    """frozen: read from the reference artifact; refreshed: from it at first, then recomputed beside
+    the training; online: recomputed at each step (the paper)."""
+    refresh_epochs: int = 1
+    """Entropies are recomputed with the weights after every so many epochs (refreshed)."""
+    refresh_lag: int = 1
+    """Epochs of training from those weights on until their entropies are used (refreshed)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,10 +196,16 @@ class ReferenceSection:
     """Passes of the estimator expected."""
     tail: int = 8
     """Further EOS positions masked behind the response in the reference pass."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of weights and activations; entropies are float32 in any case."""
     batch_tokens: int = field(default=16384, metadata=RESOURCE)
-    """Token budget of one forward pass, padding included."""
+    """Token budget of one forward pass, padding included unless packed."""
+    packing: bool = field(default=False, metadata=RESOURCE)
+    """Take padding out before the network runs; attention stays within each example."""
     head_chunk_mib: int = field(default=128, metadata=RESOURCE)
     """Logits held at once, in MiB of float32."""
+    max_rejected: int = field(default=10, metadata=RESOURCE)
+    """Examples that may have no finite entropies, and are left out of training."""
     num_actors: int = field(default=1, metadata=RESOURCE)
     """Model replicas."""
     num_cpus: float = field(default=2.0, metadata=RESOURCE)
@@ -261,6 +272,8 @@ class TrainSection:
     """Memory that a worker may use; a run that needs more is refused. 0: all that there is."""
     checkpoint_every: int = field(default=200, metadata=RESOURCE)
     """Optimizer steps between checkpoints to resume from."""
+    export_every: int = field(default=0, metadata=RESOURCE)
+    """Optimizer steps between checkpoints that are kept, to evaluate or measure; 0: none."""
     log_every: int = field(default=10, metadata=RESOURCE)
     """Optimizer steps between logged metrics."""
     max_skipped_steps: int = field(default=10, metadata=RESOURCE)

@@ -36,17 +36,17 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "data.max_length data.num_shards reference.num_levels reference.batch_tokens "
         "reference.head_chunk_mib reference.num_actors train.epochs train.batch_size "
         "train.micro_batch_tokens train.num_workers train.checkpoint_every train.log_every "
-        "lora.rank lora.alpha "
+        "lora.rank lora.alpha rates.refresh_epochs "
         "train.head_chunk_mib evaluate.gen_length evaluate.block_length evaluate.steps "
         "evaluate.batch_size evaluate.num_actors evaluate.num_items"
     )
     not_negative = (
-        "data.min_response_tokens data.tail_max reference.tail train.max_steps "
-        "train.warmup_steps train.weight_decay "
+        "data.min_response_tokens data.tail_max reference.tail reference.max_rejected "
+        "train.max_steps train.warmup_steps train.weight_decay "
         "train.max_grad_norm train.max_failures train.max_skipped_steps train.device_memory_gib "
         "evaluate.benchmark_items evaluate.temperature "
         "evaluate.cfg_scale rates.gamma rates.rate_min reference.num_gpus evaluate.num_gpus "
-        "report.num_examples"
+        "report.num_examples rates.refresh_lag train.export_every"
     )
     positive = (
         "train.learning_rate train.muon_learning_rate rates.rate_max data.num_cpus "
@@ -94,10 +94,10 @@ def _impossible(config: RunConfig) -> Iterator[str]:
             "rate_min <= 1 <= rate_max",
             (rates.rate_min, rates.rate_max),
         )
-    if rates.entropies == "online" and rates.gamma == 0:
+    if rates.entropies != "frozen" and rates.gamma == 0:
         yield (
-            "rates.entropies: online entropies are never used when rates.gamma is 0 (plain SFT); "
-            "set rates.entropies to frozen"
+            f"rates.entropies: {rates.entropies} entropies are never used when rates.gamma is 0 "
+            f"(plain SFT); set rates.entropies to frozen"
         )
     if rates.entropies == "online" and rates.beta_ref == "dataset":
         yield (
@@ -110,7 +110,7 @@ def _impossible(config: RunConfig) -> Iterator[str]:
             "rates.beta_ref: dataset is a mean over responses, known before any tail is drawn; "
             "use sequence or batch with rates.tail = entropy"
         )
-    if needs_tail_entropy and rates.entropies == "frozen" and config.reference.tail == 0:
+    if needs_tail_entropy and rates.entropies != "online" and config.reference.tail == 0:
         yield _wanted("reference.tail", "at least 1 with rates.tail = entropy", 0)
     if not 0 <= config.objective.alpha <= 1:
         yield _wanted("objective.alpha", "a number in [0, 1]", config.objective.alpha)

@@ -147,10 +147,16 @@ def check_trainable(config: RunConfig) -> None:
             f"model.path: {path} is a LoRA adapter, wanted a whole checkpoint to train; make one "
             f"with jobs/merge.py"
         )
-    if config.train.packing and not _architecture(path).can_pack:
+    if config.train.packing:
+        check_packing(path, "train.packing")
+
+
+def check_packing(path: str, key: str) -> None:
+    """Raise ConfigError where the denoiser at ``path`` cannot do what the setting ``key`` asks."""
+    if not _architecture(path).can_pack:
         raise ConfigError(
-            f"train.packing: the attention of {path} cannot be limited to an example of several "
-            f"in a row; turn it off"
+            f"{key}: the attention of {path} cannot be limited to an example of several in a row; "
+            f"turn it off"
         )
 
 

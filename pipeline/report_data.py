@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import artifacts, storage
 from pipeline.artifacts import Manifest
@@ -215,6 +216,7 @@ def _read_shard(config: RunConfig, prepared: Manifest, entropies: Manifest, name
     values = storage.read_table(storage.join(folders.entropies, name))
     if examples.column("example_id").equals(values.column("example_id")):
         table = examples.append_column("entropy", values.column("entropy"))
+        table = table.filter(pc.is_valid(table.column("entropy")))
         if len(_flat(table, "response_ids")) == len(_flat(table, "entropy")):
             return table
     raise ArtifactError(

@@ -197,8 +197,9 @@ def _fill_row(batch: Batch, row: int, example: Example, tail: int, eos_token_id:
     start = len(example.prompt_ids)
     closed = start + len(example.response_ids)
     end = closed + tail
-    ids = [*example.prompt_ids, *example.response_ids, *[eos_token_id] * tail]
-    batch.input_ids[row, :end] = torch.tensor(ids, dtype=torch.int64)
+    batch.input_ids[row, :start] = torch.tensor(example.prompt_ids, dtype=torch.int64)
+    batch.input_ids[row, start:closed] = torch.tensor(example.response_ids, dtype=torch.int64)
+    batch.input_ids[row, closed:end] = eos_token_id
     batch.attention_mask[row, :end] = True
     batch.is_maskable[row, start:end] = True
     batch.is_tail[row, closed:end] = True
@@ -223,7 +224,7 @@ def _rooms(examples: Sequence[Example], *, max_length: int, eos: int) -> list[in
     rooms = []
     for example in examples:
         name, length = f"example {example.example_id}", _length(example)
-        if not example.response_ids:
+        if len(example.response_ids) == 0:
             raise ValueError(f"{name}: wanted a response, got no token; reject it in prepare")
         if length > max_length:
             raise ValueError(

@@ -12,6 +12,8 @@ from pipeline.artifacts import Manifest
 from pipeline.errors import ArtifactError
 from weft.batch import Example
 
+_NO_LIST = -1
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -22,6 +24,8 @@ class TrainingData:
     lengths: np.ndarray
     """Tokens of prompt and response, [N] int64."""
     has_entropies: bool
+    rows: np.ndarray | None = None
+    """Where each example is in ``table``, [N] int64; None: they are its rows."""
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -38,7 +42,7 @@ class TrainingData:
 
     def example(self, index: int) -> Example:
         """Example number ``index``."""
-        row = self.table[index]
+        row = self.table[index if self.rows is None else int(self.rows[index])]
         return Example(
             example_id=row["example_id"],
             prompt_ids=row["prompt_ids"],
@@ -60,13 +64,18 @@ def load_training_data(
         table = _join(table, _map_shards(entropies, entropy_manifest), entropies)
     prompts = _list_lengths(table, "prompt_ids")
     responses = _list_lengths(table, "response_ids")
+    rows = np.arange(len(table))
     if entropies is not None:
-        _check_lengths(entropies, responses, _list_lengths(table, "entropy"))
+        found = _list_lengths(table, "entropy")
+        _check_lengths(entropies, responses, np.where(found == _NO_LIST, responses, found))
+        rows = np.flatnonzero(found != _NO_LIST)
+    ids = table.data.column("example_id").to_pylist()
     return TrainingData(
         table=table,
-        example_ids=table.data.column("example_id").to_pylist(),
-        lengths=prompts + responses,
+        example_ids=[ids[row] for row in rows],
+        lengths=(prompts + responses)[rows],
         has_entropies=entropies is not None,
+        rows=rows,
     )
 
 
@@ -93,8 +102,10 @@ def _join(table: Any, other: Any, folder: str) -> Any:
 
 
 def _list_lengths(table: Any, column: str) -> np.ndarray:
-    chunks = [chunk.value_lengths().to_numpy() for chunk in table.data.column(column).chunks]
-    return np.concatenate(chunks).astype(np.int64)
+    """Lengths of the lists; ``_NO_LIST`` for null."""
+    chunks = table.data.column(column).chunks
+    lengths = [chunk.value_lengths().fill_null(_NO_LIST).to_numpy() for chunk in chunks]
+    return np.concatenate(lengths).astype(np.int64)
 
 
 def _check_lengths(folder: str, wanted: np.ndarray, got: np.ndarray) -> None:

@@ -26,6 +26,7 @@ class ModelSize:
     width: int
     mlp_width: int
     vocab_size: int
+    num_layers: int
 
 
 def model_size(path: str) -> ModelSize:
@@ -42,11 +43,17 @@ def model_size(path: str) -> ModelSize:
         width=architecture.width,
         mlp_width=architecture.mlp_width,
         vocab_size=denoiser.vocab_size,
+        num_layers=len(denoiser.layers()),
     )
 
 
 def describe_inference(
-    path: str, *, num_tokens: int, num_rows: int, head_chunk_mib: int | None = None
+    path: str,
+    *,
+    num_tokens: int,
+    num_rows: int,
+    head_chunk_mib: int | None = None,
+    bytes_of_weight: int = 4,
 ) -> str:
     """Parameters of a model that only infers, and the memory of one actor, part by part.
 
@@ -56,15 +63,29 @@ def describe_inference(
     size = model_size(path)
     if head_chunk_mib is not None:
         num_rows = min(num_rows, rows_within(head_chunk_mib, size.vocab_size))
-    parts = inference_bytes(size, num_tokens=num_tokens, num_rows=num_rows)
+    parts = inference_bytes(
+        size, num_tokens=num_tokens, num_rows=num_rows, bytes_of_weight=bytes_of_weight
+    )
     return _memory("actor", size, parts)
 
 
-def inference_bytes(size: ModelSize, *, num_tokens: int, num_rows: int) -> dict[str, int]:
-    """Bytes of float32 weights, of one block's activations, and of logits with their softmax."""
+def forward_flops(size: ModelSize, *, num_tokens: float, length: float) -> float:
+    """Floating-point operations of one forward pass over ``num_tokens`` in texts of ``length``.
+
+    Two a weight and token, of which the embedding has none, and four a pair of positions, channel
+    and layer in attention, which is not causal. Source: Kaplan et al. (arXiv 2001.08361), table 1.
+    """
+    weights = size.num_parameters - size.vocab_size * size.width
+    return num_tokens * (2.0 * weights + 4.0 * length * size.width * size.num_layers)
+
+
+def inference_bytes(
+    size: ModelSize, *, num_tokens: int, num_rows: int, bytes_of_weight: int = 4
+) -> dict[str, int]:
+    """Bytes of weights, of one block's activations, and of float32 logits with their softmax."""
     return {
-        "weights": size.num_parameters * _FLOAT32,
-        "activations": num_tokens * (10 * size.width + 4 * size.mlp_width) * _FLOAT32,
+        "weights": size.num_parameters * bytes_of_weight,
+        "activations": num_tokens * (10 * size.width + 4 * size.mlp_width) * bytes_of_weight,
         "head": num_rows * size.vocab_size * 2 * _FLOAT32,
     }
 

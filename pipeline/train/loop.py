@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.train.data import TrainingData
+from pipeline.train.exports import is_exported
 from pipeline.train.metrics import MetricSums, add_sums, summarize
 from pipeline.train.parallel import accumulating, replicate, scale_and_clip
 from pipeline.train.plan import BatchPlan, check_world_size
@@ -38,18 +39,38 @@ class Reporter(Protocol):
     def checkpoint(self, step: int, values: dict[str, float]) -> None:
         """Save the state after ``step``; every rank calls it at the same step."""
 
+    def export(self, step: int) -> None:
+        """Keep the weights after ``step``, before the state; every rank calls it."""
+
 
 class _StepModule(nn.Module):
     """The step as a module's forward, which is what DistributedDataParallel hooks into."""
 
-    def __init__(self, denoiser: Denoiser, run_step: Callable[[Denoiser, Batch], StepSums]) -> None:
+    def __init__(self, denoiser: Denoiser, config: RunConfig, world: World) -> None:
         super().__init__()
         self.denoiser = denoiser
-        self.run_step = run_step
+        self.method = method_config(config)
+        self.train_section, self.device_type = config.train, world.device.type
+        self.dataset_beta_ref: float | None = None
 
     def forward(self, batch: Batch) -> tuple[Tensor, StepSums]:
-        sums = self.run_step(self.denoiser, batch)
+        section = self.train_section
+        is_autocast = section.precision == "bfloat16"
+        with torch.autocast(self.device_type, dtype=torch.bfloat16, enabled=is_autocast):
+            sums = denoising_step(
+                self.denoiser,
+                batch,
+                self.method,
+                dataset_beta_ref=self.dataset_beta_ref,
+                chunk_rows=rows_within(section.head_chunk_mib, self.denoiser.vocab_size),
+                packed=section.packing,
+            )
         return sums.loss_sum, sums
+
+    def use(self, data: TrainingData) -> None:
+        """Train on ``data`` from now on, whose mean rate the scope ``dataset`` divides by."""
+        if self.method.beta_ref == "dataset" and data.has_entropies:
+            self.dataset_beta_ref = data.dataset_beta_ref(self.method.gamma)
 
 
 def method_config(config: RunConfig) -> MethodConfig:
@@ -61,7 +82,7 @@ def method_config(config: RunConfig) -> MethodConfig:
         rate_min=rates.rate_min,
         rate_max=rates.rate_max,
         tail=rates.tail,
-        entropies=rates.entropies,
+        entropies="online" if rates.entropies == "online" else "frozen",
         weighting=objective.weighting,
         alpha=objective.alpha,
         normalizer=objective.normalizer,
@@ -70,25 +91,32 @@ def method_config(config: RunConfig) -> MethodConfig:
 
 def train(
     state: TrainState,
-    data: TrainingData,
+    data_of: Callable[[int], TrainingData],
     plan: BatchPlan,
     config: RunConfig,
     *,
     num_steps: int,
     world: World,
     reporter: Reporter,
-    dataset_beta_ref: float | None = None,
 ) -> None:
     """Run optimizer steps ``state.step`` to ``num_steps``, changing ``state`` in place.
+
+    ``data_of`` gives the data of an epoch: always the same examples, which ``plan`` is of.
 
     Gradients are sums over the tokens of a step, divided by the normaliser's count over all
     micro-batches and ranks, so that neither changes the result beyond rounding.
     """
     check_world_size(plan.num_examples, plan.batch_size, world.size)
-    module = _wrap(state.denoiser, config, world, dataset_beta_ref)
+    step_module = _StepModule(state.denoiser, config, world)
+    module = replicate(step_module, state.denoiser, world)
     state.denoiser.train()
     window = _Window()
+    data: TrainingData | None = None
     for epoch, step_examples in _remaining_steps(plan, state.step, num_steps):
+        with window.paused():
+            if data is not (due := data_of(epoch)):
+                data = due
+                step_module.use(data)
         with _dropout_draws(world, config.run.seed, state.step, world.rank):
             sums = _accumulate(
                 module, state.denoiser, data, plan, config, epoch, step_examples, world
@@ -107,27 +135,10 @@ def train(
             state.optimizers.skip()
         state.optimizers.zero_grad()
         state.step += 1
+        if is_exported(config, state.step, plan.steps_per_epoch, num_steps):
+            with window.paused():
+                reporter.export(state.step)
         _report(state, window, config, num_steps, epoch, world, reporter)
-
-
-def _wrap(
-    denoiser: Denoiser, config: RunConfig, world: World, dataset_beta_ref: float | None
-) -> nn.Module:
-    method = method_config(config)
-    bfloat16 = config.train.precision == "bfloat16"
-
-    def run_step(model: Denoiser, batch: Batch) -> StepSums:
-        with torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=bfloat16):
-            return denoising_step(
-                model,
-                batch,
-                method,
-                dataset_beta_ref=dataset_beta_ref,
-                chunk_rows=rows_within(config.train.head_chunk_mib, model.vocab_size),
-                packed=config.train.packing,
-            )
-
-    return replicate(_StepModule(denoiser, run_step), denoiser, world)
 
 
 def _remaining_steps(plan: BatchPlan, done: int, num_steps: int) -> Iterator[tuple[int, list[int]]]:
@@ -237,6 +248,13 @@ class _Window:
         self.grad_norm_sum += grad_norm
         self.num_steps += 1
         self.learning_rate = learning_rate
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time that the block takes out."""
+        began = time.monotonic()
+        yield
+        self.started += time.monotonic() - began
 
     def values(self) -> dict[str, float]:
         if not self.num_steps:

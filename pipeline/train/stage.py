@@ -13,9 +13,11 @@ from pipeline.errors import ArtifactError, ConfigError
 from pipeline.layout import STATE_FOLDER, layout
 from pipeline.models import check_context, check_trainable, start_fingerprint
 from pipeline.prepare import require_prepared
+from pipeline.reference.stage import resources as reference_resources
 from pipeline.tokenizers import check_tokenizer, tokenizer_fingerprints
 from pipeline.train.claim import claimed, require_free
 from pipeline.train.plan import check_world_size, num_steps_of_epoch, total_steps
+from pipeline.train.refresh import refreshes, refreshing
 from weft.noise import NOISE_VERSION
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,9 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
     num_workers = config.train.num_workers
     gpus = num_workers if config.train.use_gpu else 0
     cpus = num_workers * config.train.cpus_per_worker
+    if refreshes(config, *_steps(config)):
+        beside = reference_resources(config)
+        cpus, gpus = cpus + beside[0], gpus + beside[1]
     # Ray Train watches its controller through the dashboard's interface.
     with ray_session(cpus=cpus, gpus=gpus, dashboard=True):
         if overwrite:
@@ -44,7 +49,7 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
         # Before Ray writes there, whose error would not say which setting is wrong.
         storage.write_json(storage.join(folder, artifacts.RECIPE), wanted.recipe)
         with claimed(folder):
-            facts = _fit(config, folder, wanted.recipe)
+            facts = _fit(config, folder, wanted)
     facts["seconds"] = round(time.monotonic() - started, 1)
     names = [name for name in storage.list_files(folder) if "." in name]
     files = {name: artifacts.file_entry(storage.join(folder, name)) for name in names}
@@ -63,22 +68,24 @@ def describe(config: RunConfig) -> str:
 
 def uses_entropies(config: RunConfig) -> bool:
     """Whether training reads the reference artifact: not for SFT, nor for online entropies."""
-    return config.rates.gamma != 0 and config.rates.entropies == "frozen"
+    return config.rates.gamma != 0 and config.rates.entropies != "online"
 
 
 def wanted_manifest(config: RunConfig) -> Manifest:
     """What the checkpoint of ``config`` must say of itself; errors where it cannot be trained."""
     folders = layout(config)
     prepared = require_prepared(config)
-    _check_can_train(config, prepared.num_rows)
     tokenizer = tokenizer_fingerprints(config.model)
     artifacts.verify_files(folders.prepared, prepared)
     inputs = {"prepared": prepared.content, "weights": start_fingerprint(config)} | tokenizer
     if uses_entropies(config):
         inputs["entropies"] = _matching_entropies(config, prepared).content
+    _check_can_train(config, _num_examples(config))
     sections = ("model", "rates", "noise", "objective", "train", *_adapter_sections(config))
     settings = {name: identity(getattr(config, name)) for name in sections}
     settings["model"].pop("path")  # known by its weights; where it lies may change
+    if config.rates.entropies != "refreshed":
+        settings["rates"] = {k: v for k, v in settings["rates"].items() if "refresh" not in k}
     policy = {k: getattr(config.data, k) for k in ("eos_policy", "tail_max", "max_length")}
     if config.rates.beta_ref == "batch" or config.data.eos_policy == "pad_to_batch":
         # These two look at a micro-batch, whose size is no mere resource then.
@@ -91,6 +98,23 @@ def wanted_manifest(config: RunConfig) -> Manifest:
 
 def _adapter_sections(config: RunConfig) -> tuple[str, ...]:
     return ("lora",) if config.lora.enabled else ()
+
+
+def _num_examples(config: RunConfig) -> int:
+    """Examples that are trained on: the prepared ones, but for those without entropies."""
+    prepared = require_prepared(config)
+    if not uses_entropies(config):
+        return prepared.num_rows
+    folder = layout(config).entropies
+    found = artifacts.require(folder, "reference", hint="run jobs/reference.py")
+    return prepared.num_rows - sum(found.rejected.values())
+
+
+def _steps(config: RunConfig) -> tuple[int, int]:
+    """Optimizer steps of an epoch, and of the whole run."""
+    train = config.train
+    per_epoch = num_steps_of_epoch(_num_examples(config), train.batch_size)
+    return per_epoch, total_steps(per_epoch, train.epochs, train.max_steps)
 
 
 def _check_can_train(config: RunConfig, num_examples: int) -> None:
@@ -142,7 +166,7 @@ def _refuse_other_state(folder: str, recipe: str) -> None:
         )
 
 
-def _fit(config: RunConfig, folder: str, recipe: str) -> dict[str, Any]:
+def _fit(config: RunConfig, folder: str, wanted: Manifest) -> dict[str, Any]:
     from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, TrainingFailedError
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -150,11 +174,11 @@ def _fit(config: RunConfig, folder: str, recipe: str) -> dict[str, Any]:
     from pipeline.train.last_state import NoteLastState, explain, take_over
     from pipeline.train.worker import Job, train_worker
 
-    train = config.train
+    train, recipe = config.train, wanted.recipe
     states = storage.join(folder, STATE_FOLDER)
     own_states = storage.join(states, recipe)
     noted = take_over(own_states)
-    job = Job(config, folder, recipe, uses_entropies(config), noted)
+    job = Job(config, folder, wanted, uses_entropies(config), noted)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
@@ -176,7 +200,8 @@ def _fit(config: RunConfig, folder: str, recipe: str) -> dict[str, Any]:
         ),
     )
     try:
-        facts = dict(trainer.fit().return_value)
+        with refreshing(config, folder, *_steps(config)):
+            facts = dict(trainer.fit().return_value)
     except TrainingFailedError as error:
         explained = explain(error, own_states)
         if explained is None:

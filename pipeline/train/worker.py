@@ -15,18 +15,19 @@ import torch
 import torch.distributed as dist
 
 from pipeline import storage
-from pipeline.artifacts import require
+from pipeline.artifacts import Manifest, require
 from pipeline.config import RunConfig
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import PipelineError
 from pipeline.layout import layout
-from pipeline.tokenizers import open_tokenizer
 from pipeline.train.capacity import check_memory, largest_shape
 from pipeline.train.checkpoints import restore_state, save_state
 from pipeline.train.data import TrainingData, load_training_data
+from pipeline.train.exports import export, export_folder, write_weights
 from pipeline.train.loop import describe_device, train
 from pipeline.train.optim import build_optimizers
 from pipeline.train.plan import BatchPlan, plan_of, total_steps
-from pipeline.train.start import require_weights, save_result, start_denoiser
+from pipeline.train.refresh import RefreshedData
+from pipeline.train.start import require_weights, start_denoiser
 from pipeline.train.state import TrainState
 from pipeline.train.world import World
 
@@ -40,7 +41,8 @@ class Job:
 
     config: RunConfig
     folder: str
-    recipe: str
+    wanted: Manifest
+    """What the checkpoint will say of itself."""
     uses_entropies: bool
     noted_state: str | None = None
     """Where to continue from if Ray Train has no state; see ``pipeline.train.last_state``."""
@@ -72,7 +74,7 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
         return {"error": error}
     try:
         _train(job, inputs, state, world)
-    except ConfigError as error:  # of a step, whose sums all ranks share: none is left waiting
+    except PipelineError as error:  # of what all ranks share: none is left waiting
         return {"error": error}
     facts = {"steps": state.step, "num_examples": len(inputs.data)}
     return describe_device(world) | facts
@@ -116,20 +118,16 @@ def _train(job: Job, inputs: _Inputs, state: TrainState, world: World) -> None:
     with contextlib.closing(reporter):
         train(
             state,
-            inputs.data,
+            RefreshedData(job.config, job.folder, inputs.data),
             inputs.plan,
             job.config,
             num_steps=inputs.num_steps,
             world=world,
             reporter=reporter,
-            dataset_beta_ref=_dataset_beta_ref(job.config, inputs.data),
         )
-    export(job, state, world)
-
-
-def _dataset_beta_ref(config: RunConfig, data: TrainingData) -> float | None:
-    wanted = config.rates.beta_ref == "dataset" and data.has_entropies
-    return data.dataset_beta_ref(config.rates.gamma) if wanted else None
+    write_weights(state.denoiser, job.config, world, job.folder)
+    if world.rank == 0:
+        write_history(job.folder, state.history)
 
 
 def open_data(config: RunConfig, *, uses_entropies: bool) -> TrainingData:
@@ -162,7 +160,7 @@ def _start_state(job: Job, num_steps: int, world: World) -> TrainState:
         checkpoint = ray.train.Checkpoint(job.noted_state)
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
-            restore_state(state, Path(folder), job.recipe)
+            restore_state(state, Path(folder), job.wanted.recipe)
         logger.info("resumed step=%d of=%d", state.step, num_steps)
     return state
 
@@ -193,12 +191,17 @@ class RayReporter:
     def checkpoint(self, step: int, values: dict[str, float]) -> None:
         """Save the state through Ray Train, each rank its part; replicas leave it to rank 0."""
         with tempfile.TemporaryDirectory() as folder:
-            save_state(self.state, Path(folder), self.job.recipe, self.world)
+            save_state(self.state, Path(folder), self.job.wanted.recipe, self.world)
             has_part = any(Path(folder).iterdir())
             part = ray.train.Checkpoint.from_directory(folder) if has_part else None
             ray.train.report(values, checkpoint=part)
         if self.world.rank == 0:
             write_history(self.job.folder, self.state.history)
+
+    def export(self, step: int) -> None:
+        """Keep the weights, as a checkpoint of its own."""
+        job, folder = self.job, export_folder(self.job.folder, step)
+        export(self.state.denoiser, job.config, self.world, folder, job.wanted, step)
 
     def close(self) -> None:
         """Flush what is buffered."""
@@ -210,15 +213,3 @@ def write_history(folder: str, history: list[dict[str, float]]) -> None:
     """Metrics of all steps so far as ``metrics.jsonl``."""
     lines = "".join(json.dumps(values) + "\n" for values in history)
     storage.write_bytes(storage.join(folder, "metrics.jsonl"), lines.encode())
-
-
-def export(job: Job, state: TrainState, world: World) -> None:
-    """The final weights and tokenizer, in the layout that the model was loaded from; metrics."""
-    with tempfile.TemporaryDirectory() as local:
-        save_result(state.denoiser, Path(local), job.config, world)
-        if world.rank != 0:
-            return
-        open_tokenizer(job.config.model).save_pretrained(local)
-        write_history(job.folder, state.history)
-        for path in sorted(Path(local).iterdir()):
-            storage.copy_in(str(path), storage.join(job.folder, path.name))

@@ -73,7 +73,15 @@ def fine_tuned() -> torch.nn.Module:
         max_length=128,
     )
     state = TrainState(denoiser, build_optimizers(denoiser, config.train, NUM_STEPS))
-    train(state, data, plan, config, num_steps=NUM_STEPS, world=World(), reporter=Silent())
+    train(
+        state,
+        lambda epoch: data,
+        plan,
+        config,
+        num_steps=NUM_STEPS,
+        world=World(),
+        reporter=Silent(),
+    )
     return denoiser.eval()
 
 

@@ -71,6 +71,25 @@ def test_training_without_entropies_needs_the_prepared_rows_alone(tmp_path: Path
     assert data.example(4).entropy is None
 
 
+@pytest.mark.parametrize("lost", [(2,), (0, 3, 4)])
+def test_examples_without_entropies_are_left_out(tmp_path: Path, lost: tuple[int, ...]) -> None:
+    prepared = write_artifact(tmp_path / "prepared", "prepare", prepared_rows())
+    rows = entropy_rows()
+    for number in lost:
+        rows[number] |= {"entropy": None, "tail_entropy": None}
+    entropies = write_artifact(tmp_path / "entropies", "reference", rows)
+    folders = [str(tmp_path / name) for name in ("prepared", "entropies")]
+    data = load_training_data(folders[0], prepared, folders[1], entropies)
+    kept = [i for i in range(5) if i not in lost]
+    assert len(data) == len(kept)
+    assert data.example_ids == [f"e{i}" for i in kept]
+    assert data.lengths.tolist() == [i + RESPONSES[i] for i in kept]
+    assert [data.example(n).example_id for n in range(len(data))] == [f"e{i}" for i in kept]
+    assert data.example(0).entropy == [kept[0] + 0.5] * RESPONSES[kept[0]]
+    values = np.repeat([i + 0.5 for i in kept], [RESPONSES[i] for i in kept])
+    assert data.dataset_beta_ref(1.0) == pytest.approx(values.mean(), rel=1e-6)
+
+
 def test_dataset_beta_ref_is_the_mean_over_response_tokens(tmp_path: Path) -> None:
     prepared = write_artifact(tmp_path / "prepared", "prepare", prepared_rows())
     entropies = write_artifact(tmp_path / "entropies", "reference", entropy_rows())

@@ -6,14 +6,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline import artifacts
+from tests.pipeline.processes import TIMEOUT_S, finish, start, wait_for
 
 CONFIG = """
 [run]
@@ -43,8 +42,6 @@ parallelism = "fsdp"
 num_workers = 2
 cpus_per_worker = 1.0
 """
-_JOBS = Path(__file__).resolve().parents[2] / "jobs"
-_TIMEOUT_S = 240
 
 
 @pytest.fixture
@@ -64,33 +61,6 @@ def config(small_disk: Path, tiny_checkpoint: Path) -> Path:
     path = small_disk / "config.toml"
     path.write_text(CONFIG.format(root=small_disk, model=tiny_checkpoint))
     return path
-
-
-def start(stage: str, config: Path, *arguments: str) -> "subprocess.Popen[str]":
-    """The job as a process group of its own, with a Ray of its own."""
-    return subprocess.Popen(
-        [sys.executable, str(_JOBS / f"{stage}.py"), "--config", str(config), *arguments],
-        env=os.environ | {"RAY_AUTH_MODE": "disabled"},
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(stage: str, config: Path, *arguments: str) -> str:
-    process = start(stage, config, *arguments)
-    output, _ = process.communicate(timeout=_TIMEOUT_S)
-    assert process.returncode == 0, output
-    return output
-
-
-def wait_for(what: Callable[[], object], process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + _TIMEOUT_S
-    while not what():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def noted_state(folder: Path) -> str:
@@ -115,12 +85,12 @@ def test_a_killed_and_a_starved_training_end_with_the_same_weights(config: Path)
     process = start("train", config, "--train.name", "killed")
     wait_for(lambda: noted_state(folder), process)
     second = start("train", config, "--train.name", "killed")
-    output, _ = second.communicate(timeout=_TIMEOUT_S)
+    output, _ = second.communicate(timeout=TIMEOUT_S)
     assert second.returncode == 2
     assert f"process {process.pid} on " in output
     assert "writes to this run" in output
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=_TIMEOUT_S)
+    process.communicate(timeout=TIMEOUT_S)
     assert artifacts.read_manifest(str(folder)) is None
 
     process = start("train", config, "--train.name", "killed", "--train.max-failures", "0")
@@ -130,7 +100,7 @@ def test_a_killed_and_a_starved_training_end_with_the_same_weights(config: Path)
     first = noted_state(folder)
     wait_for(lambda: noted_state(folder) != first, process)
     fill(disk)
-    output, _ = process.communicate(timeout=_TIMEOUT_S)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     if disk.is_mount():
         assert process.returncode == 2, output
         assert "no space left on device while the training state was written" in output

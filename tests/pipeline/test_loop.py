@@ -108,7 +108,15 @@ def run(config: RunConfig, state: TrainState, *, stop: int = NUM_STEPS, world: W
         is_packed=config.train.packing,
     )
     reporter = Silent()
-    train(state, data, plan, config, num_steps=stop, world=world or World(), reporter=reporter)
+    train(
+        state,
+        lambda epoch: data,
+        plan,
+        config,
+        num_steps=stop,
+        world=world or World(),
+        reporter=reporter,
+    )
     return reporter
 
 

@@ -8,10 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.config import ReferenceSection, RunConfig
 from pipeline.errors import CheckpointError
-from pipeline.reference import ENTROPY_SCHEMA, length_batches, shard_entropies
+from pipeline.reference.compute import EntropyJob, _check_rejected
+from pipeline.reference.entropies import ENTROPY_SCHEMA, length_batches, shard_entropies
 from weft.models import load_denoiser
 
 EOS = 0
@@ -81,26 +84,74 @@ def test_entropies_are_those_of_the_fully_masked_response(
         assert all(0 < value <= math.log(logits.shape[-1]) for value in values[0])
 
 
-def test_length_batches_have_every_row_once_within_the_budget(shard: pa.Table) -> None:
-    rows = shard.to_pylist()
-    section = make_config(batch_tokens=40).reference
-    batches = length_batches(rows, section)
-    assert sorted(index for batch in batches for index in batch) == list(range(len(rows)))
-    lengths = [sum(pair) + section.tail for pair in LENGTHS]
+@given(
+    lengths=st.lists(st.integers(1, 30), max_size=40),
+    batch_tokens=st.integers(1, 100),
+    packing=st.booleans(),
+)
+def test_length_batches_have_every_row_once_within_the_budget(
+    lengths: list[int], batch_tokens: int, packing: bool
+) -> None:
+    batches = length_batches(lengths, make_config(batch_tokens=batch_tokens, packing=packing))
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 40
+        own = [lengths[index] for index in batch]
+        size = sum(own) if packing else len(own) * max(own)
+        assert len(batch) == 1 or size <= batch_tokens
     longest_first = [lengths[index] for batch in batches for index in batch]
     assert longest_first == sorted(lengths, reverse=True)
 
 
-def test_a_row_over_the_budget_is_a_batch_of_its_own(shard: pa.Table) -> None:
-    batches = length_batches(shard.to_pylist(), make_config(batch_tokens=1).reference)
-    assert sorted(batches) == [[index] for index in range(len(LENGTHS))]
+def test_packed_batches_give_the_same_entropies(denoiser: torch.nn.Module, shard: pa.Table) -> None:
+    padded = shard_entropies(denoiser, shard, make_config())
+    packed = shard_entropies(denoiser, shard, make_config(packing=True, batch_tokens=50))
+    for column in ("entropy", "tail_entropy"):
+        wanted = padded.column(column).to_pylist()
+        for found, values in zip(packed.column(column).to_pylist(), wanted, strict=True):
+            assert found == pytest.approx(values, abs=1e-5)
 
 
-def test_a_broken_reference_model_is_refused(tiny_checkpoint: Path, shard: pa.Table) -> None:
+def test_bfloat16_entropies_are_near_those_of_float32(
+    tiny_checkpoint: Path, denoiser: torch.nn.Module, shard: pa.Table
+) -> None:
+    """Logits near 0 in steps of 2^-8 relative: entropies near log V move by far less than 0.05."""
+    half = load_denoiser(str(tiny_checkpoint), dtype=torch.bfloat16)
+    found = shard_entropies(half, shard, make_config())
+    wanted = shard_entropies(denoiser, shard, make_config())
+    assert found.schema == ENTROPY_SCHEMA
+    for a, b in zip(found["entropy"].to_pylist(), wanted["entropy"].to_pylist(), strict=True):
+        assert a == pytest.approx(b, abs=0.05)
+
+
+def test_rows_without_finite_entropies_are_null_and_the_others_as_before(
+    tiny_checkpoint: Path, denoiser: torch.nn.Module, shard: pa.Table
+) -> None:
+    """One token's embedding is broken: the row that has it, and no other, is lost."""
+    token = 11
+    prompts = shard.column("prompt_ids").to_pylist()
+    prompts[2][0] = token
+    assert sum(token in ids for ids in prompts) == 1
+    table = shard.set_column(
+        shard.schema.get_field_index("prompt_ids"), "prompt_ids", pa.array(prompts)
+    )
     broken = load_denoiser(str(tiny_checkpoint))
     with torch.no_grad():
-        next(broken.parameters()).fill_(math.nan)
-    with pytest.raises(CheckpointError, match="example-0: wanted finite entropies"):
-        shard_entropies(broken, shard, make_config())
+        next(broken.parameters())[token] = math.nan
+    assert torch.isnan(next(broken.parameters())).any(dim=1).sum() == 1
+    # The head is tied to nothing here, or every logit would be lost with it.
+    config = make_config(batch_tokens=1)
+    found = shard_entropies(broken, table, config)
+    wanted = shard_entropies(denoiser, table, config)
+    for column in ("entropy", "tail_entropy"):
+        values = found.column(column).to_pylist()
+        assert values[2] is None
+        assert values[:2] + values[3:] == [
+            v for n, v in enumerate(wanted.column(column).to_pylist()) if n != 2
+        ]
+
+
+def test_more_rejected_rows_than_allowed_are_an_error() -> None:
+    job = EntropyJob(make_config(max_rejected=3), "some/checkpoint", "folder")
+    _check_rejected(job, 3)
+    with pytest.raises(CheckpointError, match=r"some/checkpoint: .* for 4 examples, more than"):
+        _check_rejected(job, 4)

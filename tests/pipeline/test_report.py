@@ -18,7 +18,7 @@ from pipeline.decode_shard import ROW_SCHEMA
 from pipeline.errors import ArtifactError
 from pipeline.prepare.card import SourceCard, write_card
 from pipeline.prepare.shards import PREPARED_SCHEMA
-from pipeline.reference import ENTROPY_SCHEMA
+from pipeline.reference.entropies import ENTROPY_SCHEMA
 from pipeline.report_data import TokenReader, read_run
 from pipeline.tables import METRIC_COLUMNS
 

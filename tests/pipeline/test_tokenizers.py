@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import reference
 from pipeline.config import RunConfig
 from pipeline.errors import ArtifactError, CheckpointError
 from pipeline.layout import STATE_FOLDER
 from pipeline.models import check_context
+from pipeline.reference import stage as reference
 from pipeline.tokenization import prompt_ids
 from pipeline.tokenizers import open_tokenizer_at
 

@@ -1,0 +1,5 @@
+"""Stage reference: predictive entropies of a frozen reference model, on Ray Data actors."""
+
+from pipeline.reference.stage import describe, run, wanted_manifest
+
+__all__ = ["describe", "run", "wanted_manifest"]

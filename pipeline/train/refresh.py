@@ -1,0 +1,157 @@
+"""Entropies recomputed beside the training, and used from an epoch that the plan fixes.
+
+The trainer keeps its weights at the end of certain epochs; a reference job on resources of its own
+computes their entropies; ``refresh_lag`` epochs after those weights the trainer switches to them.
+It waits where they are not ready, and never switches sooner: a run is reproducible, whatever its
+reference job takes.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Iterator
+
+from pipeline import artifacts, storage
+from pipeline.artifacts import Manifest
+from pipeline.config import RatesSection, RunConfig
+from pipeline.errors import CheckpointError, PipelineError
+from pipeline.layout import layout
+from pipeline.train.data import TrainingData, load_training_data
+
+logger = logging.getLogger(__name__)
+
+_REFRESH, _FAILED = "refresh", "failed.json"
+_POLL_S = 1.0
+_TELL_EVERY_S = 30.0
+
+
+def epochs_seen(rates: RatesSection, epoch: int) -> int:
+    """After how many epochs the weights were kept whose entropies ``epoch`` uses; 0: the base's."""
+    if rates.entropies != "refreshed":
+        return 0
+    last = max(0, epoch - rates.refresh_lag)
+    return last - last % rates.refresh_epochs
+
+
+def refreshes(config: RunConfig, steps_per_epoch: int, num_steps: int) -> list[int]:
+    """All values of ``epochs_seen`` above 0 in a run of ``num_steps``, in rising order."""
+    num_epochs = -(-num_steps // steps_per_epoch)
+    return sorted({epochs_seen(config.rates, epoch) for epoch in range(num_epochs)} - {0})
+
+
+def refresh_steps(config: RunConfig, steps_per_epoch: int, num_steps: int) -> list[int]:
+    """The optimizer steps after which the weights are kept for a refresh."""
+    seen = refreshes(config, steps_per_epoch, num_steps)
+    return [epochs * steps_per_epoch for epochs in seen]
+
+
+def refresh_folder(checkpoint: str, epochs: int) -> str:
+    """Where the entropies of the weights after ``epochs`` epochs lie."""
+    return storage.join(checkpoint, _REFRESH, f"after-epoch-{epochs:04d}")
+
+
+class RefreshedData:
+    """The training data of each epoch: the same examples, with the entropies that are due."""
+
+    def __init__(self, config: RunConfig, checkpoint: str, first: TrainingData) -> None:
+        """``first`` has the entropies of the base model."""
+        self.config, self.checkpoint = config, checkpoint
+        self.loaded = {0: first}
+
+    def __call__(self, epoch: int) -> TrainingData:
+        """The data of ``epoch``; waits for a reference job that is not ready.
+
+        Raises CheckpointError when it failed.
+        """
+        epochs = epochs_seen(self.config.rates, epoch)
+        if epochs not in self.loaded:
+            self.loaded = {epochs: self._load(refresh_folder(self.checkpoint, epochs), epoch)}
+        return self.loaded[epochs]
+
+    def _load(self, folder: str, epoch: int) -> TrainingData:
+        manifest = _wait_for(self.checkpoint, folder, epoch)
+        prepared_folder = layout(self.config).prepared
+        prepared = artifacts.require(prepared_folder, "prepare", hint="run jobs/prepare.py")
+        logger.info("epoch=%d entropies=%s", epoch, folder)
+        return load_training_data(prepared_folder, prepared, folder, manifest)
+
+
+def _wait_for(checkpoint: str, folder: str, epoch: int) -> Manifest:
+    started = told = time.monotonic()
+    while (manifest := artifacts.read_manifest(folder)) is None:
+        failure = storage.join(checkpoint, _REFRESH, _FAILED)
+        if storage.exists(failure):
+            raise CheckpointError(f"{folder}: {storage.read_json(failure)}")
+        if time.monotonic() - told >= _TELL_EVERY_S:
+            told = time.monotonic()
+            logger.info("waiting seconds=%.0f epoch=%d for=%s", told - started, epoch, folder)
+        time.sleep(_POLL_S)
+    return manifest
+
+
+@contextlib.contextmanager
+def refreshing(
+    config: RunConfig, checkpoint: str, steps_per_epoch: int, num_steps: int
+) -> Iterator[None]:
+    """While the block trains ``checkpoint``, compute the entropies of the weights that it keeps.
+
+    Needs a Ray that is started. Nothing is done where the configuration asks for no refresh.
+    """
+    due = refreshes(config, steps_per_epoch, num_steps)
+    if not due:
+        yield
+        return
+    storage.remove(storage.join(checkpoint, _REFRESH, _FAILED))
+    stopped = threading.Event()
+    steps = {epochs: epochs * steps_per_epoch for epochs in due}
+    thread = threading.Thread(
+        target=_compute_all, args=(config, checkpoint, steps, stopped), daemon=True
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join(timeout=2 * _POLL_S)
+
+
+def _compute_all(
+    config: RunConfig, checkpoint: str, steps: dict[int, int], stopped: threading.Event
+) -> None:
+    """The refreshes in turn, each once its weights are there; a failure is left as a note."""
+    from pipeline.train.exports import export_folder
+
+    for epochs, step in steps.items():
+        weights = export_folder(checkpoint, step)
+        while artifacts.read_manifest(weights) is None:
+            if stopped.wait(_POLL_S):
+                return
+        try:
+            _compute(config, weights, refresh_folder(checkpoint, epochs))
+        except Exception as error:
+            if stopped.is_set():  # Ray has ended under it
+                return
+            what = str(error) if isinstance(error, PipelineError) else repr(error)
+            storage.write_json(storage.join(checkpoint, _REFRESH, _FAILED), what)
+            raise
+
+
+def _compute(config: RunConfig, weights: str, folder: str) -> None:
+    from pipeline.prepare import require_prepared
+    from pipeline.reference import wanted_manifest
+    from pipeline.reference.compute import EntropyJob, compute
+
+    reference = dataclasses.replace(config.reference, checkpoint=weights)
+    own = dataclasses.replace(config, reference=reference)
+    prepared = require_prepared(own)
+    wanted = wanted_manifest(own, prepared)
+    if artifacts.is_done(folder, wanted, overwrite=False):
+        return
+    made = compute(EntropyJob(own, weights, folder), wanted, prepared)
+    if made.rejected:
+        raise CheckpointError(
+            f"{weights}: wanted finite entropies of every example, got others for "
+            f"{made.rejected}; training diverged, or reference.precision is too low"
+        )

@@ -1,0 +1,41 @@
+"""Jobs as processes of their own, which tests may kill."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+_JOBS = Path(__file__).resolve().parents[2] / "jobs"
+TIMEOUT_S = 240
+"""Of one job."""
+
+
+def start(stage: str, config: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """The job as a process group of its own, with a Ray of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(_JOBS / f"{stage}.py"), "--config", str(config), *arguments],
+        env=os.environ | {"RAY_AUTH_MODE": "disabled"},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(stage: str, config: Path, *arguments: str) -> str:
+    """Run the job to its end; what it printed."""
+    process = start(stage, config, *arguments)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, output
+    return output
+
+
+def wait_for(what: Callable[[], object], process: "subprocess.Popen[str]") -> None:
+    """Wait until ``what()`` is true; the job must not end before."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not what():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
