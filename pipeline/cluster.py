@@ -61,11 +61,13 @@ def _check_size(cpus: float, gpus: float) -> None:
     import ray
 
     there = ray.cluster_resources()
-    if gpus > there.get("GPU", 0) and not os.environ.get("RAY_ADDRESS"):
-        raise ConfigError(
-            f"this stage wants {gpus:g} GPUs, but the local Ray sees {there.get('GPU', 0):g}; "
-            f"lower the number of actors or workers, or set RAY_ADDRESS to a cluster"
-        )
+    for name, wanted in (("GPU", gpus), ("CPU", cpus)):
+        if wanted > there.get(name, 0) and not os.environ.get("RAY_ADDRESS"):
+            raise ConfigError(
+                f"this stage wants {wanted:g} {name}s, but the local Ray sees "
+                f"{there.get(name, 0):g}; lower the number of actors or workers, or set "
+                f"RAY_ADDRESS to a cluster"
+            )
     if cpus > there.get("CPU", 0) or gpus > there.get("GPU", 0):
         logger.warning(
             "waiting_for_nodes wanted_cpus=%g wanted_gpus=%g cluster=%s", cpus, gpus, there

@@ -359,6 +359,18 @@ class MergeSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DriftSection:
+    """Entropies under the weights of a training, compared with the frozen ones (stage drift)."""
+
+    __pydantic_config__ = _FORBID
+
+    checkpoint: str = ""
+    """The training: a name under checkpoints/, or a folder."""
+    num_examples: int = 256
+    """Examples compared, a choice by data.seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportSection:
     """The HTML report (stage report)."""
 
@@ -387,6 +399,7 @@ class RunConfig:
     lora: LoraSection = LoraSection()
     evaluate: EvaluateSection = EvaluateSection()
     merge: MergeSection = MergeSection()
+    drift: DriftSection = DriftSection()
     report: ReportSection = ReportSection()
 
 

@@ -36,7 +36,7 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "data.max_length data.num_shards reference.num_levels reference.batch_tokens "
         "reference.head_chunk_mib reference.num_actors train.epochs train.batch_size "
         "train.micro_batch_tokens train.num_workers train.checkpoint_every train.log_every "
-        "lora.rank lora.alpha rates.refresh_epochs "
+        "lora.rank lora.alpha rates.refresh_epochs drift.num_examples "
         "train.head_chunk_mib evaluate.gen_length evaluate.block_length evaluate.steps "
         "evaluate.batch_size evaluate.num_actors evaluate.num_items"
     )

@@ -170,6 +170,24 @@ def length_histograms(cards: Mapping[str, Mapping[str, Any]], edges: Sequence[in
     return drawing.svg
 
 
+def drift_curves(histories: Mapping[str, History], colours: Mapping[str, str]) -> Markup:
+    """Rank correlation with the frozen entropies, and change of the rates, by optimizer step."""
+    with _drawing("drift", "drift of the entropies by step", 9.0, 2.8) as drawing:
+        panels = drawing.figure.subplots(1, 2)
+        titles = {
+            "rank_correlation": "rank correlation with the frozen entropies",
+            "rate_change": "mean change of the relative rates",
+        }
+        for axes, (key, title) in zip(panels, titles.items(), strict=True):
+            for name, rows in histories.items():
+                points = [(row["step"], row[key]) for row in rows if np.isfinite(row[key])]
+                _line(axes, name, points, colours[name])
+            axes.set_title(title, loc="left")
+            axes.set_xlabel("optimizer step")
+        panels[0].legend()
+    return drawing.svg
+
+
 def entropy_histogram(entropy: np.ndarray) -> Markup:
     """Share of the tokens by entropy (nats); ``entropy`` [N], N at least 1."""
     counts, edges = np.histogram(entropy, bins=40)

@@ -9,6 +9,8 @@ from pipeline.config import RunConfig
 
 STATE_FOLDER = "state"
 """Inside a checkpoint of ours: what training continues from."""
+DRIFT_FILE = "drift.json"
+"""In the artifact of stage drift: one row a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,15 @@ class RunLayout:
     def checkpoint(self, name: str) -> str:
         """Folder of the checkpoint ``name``."""
         return storage.join(self.checkpoints, name)
+
+    @property
+    def drifts(self) -> str:
+        """Parent of the drifts of the entropies."""
+        return storage.join(self.root, "drift")
+
+    def drift(self, name: str) -> str:
+        """Folder of the drift of the entropies under the checkpoint ``name``."""
+        return storage.join(self.drifts, name.rstrip("/").rpartition("/")[2])
 
     def evaluation(self, name: str) -> str:
         """Folder of the evaluation ``name``."""
@@ -86,6 +97,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
             data_dir=_absolute_file(evaluate.data_dir),
         ),
         merge=replace(config.merge, checkpoint=_absolute_input(config.merge.checkpoint)),
+        drift=replace(config.drift, checkpoint=_absolute_input(config.drift.checkpoint)),
     )
 
 

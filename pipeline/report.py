@@ -119,6 +119,7 @@ def render(config: RunConfig, data: RunData) -> str:
         "seeds": report_views.seeds(data.evaluations, config.report.baseline),
         "data": report_views.data_card(data),
         "learning": report_views.learning(data),
+        "drift": report_views.drift(data),
         "entropies": None,
         "no_entropies": sample,
         "generations": [

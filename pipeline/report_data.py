@@ -16,7 +16,7 @@ from pipeline import artifacts, storage
 from pipeline.artifacts import Manifest
 from pipeline.config import ModelSection, RunConfig
 from pipeline.errors import ArtifactError, CheckpointError
-from pipeline.layout import layout
+from pipeline.layout import DRIFT_FILE, layout
 from pipeline.prepare.card import CARD
 
 _MAX_EXAMPLES = 20_000
@@ -63,6 +63,15 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Drift:
+    """How far a training moved the entropies: one row a checkpoint; see ``pipeline.drift``."""
+
+    name: str
+    manifest: Manifest
+    rows: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
 class RunData:
     """Every finished artifact of a run, and the names of the unfinished and the stale ones."""
 
@@ -73,6 +82,7 @@ class RunData:
     entropies: Manifest | None
     checkpoints: list[Checkpoint]
     evaluations: list[Evaluation]
+    drifts: list[Drift]
     unfinished: list[str]
 
     def manifests(self) -> dict[str, Manifest]:
@@ -80,6 +90,7 @@ class RunData:
         single = {"prepared": self.prepared, "entropies": self.entropies}
         found = {name: manifest for name, manifest in single.items() if manifest is not None}
         found |= {f"checkpoints/{c.name}": c.manifest for c in self.checkpoints}
+        found |= {f"drift/{d.name}": d.manifest for d in self.drifts}
         return found | {f"evaluations/{e.name}": e.manifest for e in self.evaluations}
 
 
@@ -88,6 +99,7 @@ def read_run(config: RunConfig) -> RunData:
     folders = layout(config)
     trained, half_trained = _children(folders.checkpoints)
     evaluated, half_evaluated = _children(folders.evaluations)
+    measured, half_measured = _children(folders.drifts)
     checkpoints = [_read_checkpoint(folders.checkpoint(name), name) for name in trained]
     evaluations = [_read_evaluation(folders.evaluation(name), name) for name in evaluated]
     stale = [e.name for e in evaluations if e.is_stale(checkpoints)]
@@ -102,7 +114,9 @@ def read_run(config: RunConfig) -> RunData:
             (found for found in evaluations if found.name not in stale),
             key=lambda found: _reading_order(found.name, config.report.baseline),
         ),
+        drifts=[_read_drift(folders.drift(name), name) for name in measured],
         unfinished=[f"checkpoints/{name}" for name in half_trained]
+        + [f"drift/{name}" for name in half_measured]
         + [f"evaluations/{name}" for name in half_evaluated]
         + [f"evaluations/{name} (its checkpoint was trained anew since)" for name in stale],
     )
@@ -133,6 +147,12 @@ def _verify(folder: str, manifest: Manifest, names: list[str]) -> None:
     """Check only the files that are read: weights and other large files are left alone."""
     files = {name: manifest.files[name] for name in names}
     artifacts.verify_files(folder, dataclasses.replace(manifest, files=files))
+
+
+def _read_drift(folder: str, name: str) -> Drift:
+    manifest = _required(folder, "drift")
+    _verify(folder, manifest, [DRIFT_FILE])
+    return Drift(name, manifest, storage.read_json(storage.join(folder, DRIFT_FILE)))
 
 
 def _read_card(folder: str, prepared: Manifest) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pipeline import figures
 from pipeline.comparisons import Comparison, compare_all, decoder_settings
 from pipeline.report_data import Evaluation, RunData
 from pipeline.seeds import SeedGroup, baseline_of, compare_seeds, seed_groups
-from pipeline.tables import METRIC_COLUMNS, metric_rows
+from pipeline.tables import DRIFT_COLUMNS, METRIC_COLUMNS, drift_rows, metric_rows
 
 # Measures in the table of all tasks; a task's others have a table of their own.
 _STANDARD_METRICS = frozenset(
@@ -268,6 +268,21 @@ FINAL_METRICS = (
     "grad_norm",
     "tokens_per_second",
 )
+
+
+def drift(run: RunData) -> dict[str, Any] | None:
+    """How far each training moved the entropies, step by step."""
+    if not run.drifts:
+        return None
+    histories = {found.name: found.rows for found in run.drifts}
+    rows = [(d.name, *row) for d in run.drifts for row in drift_rows(d.rows)]
+    colour = colours(run)
+    colour |= figures.assign_colours([name for name in histories if name not in colour])
+    return {
+        "columns": ("checkpoint", *DRIFT_COLUMNS),
+        "rows": rows,
+        "figure": figures.drift_curves(histories, colour),
+    }
 
 
 def learning(run: RunData) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+DRIFT_COLUMNS = ("step", "entropy (nats)", "change", "rank correlation", "change of rates")
 METRIC_COLUMNS = ("task", "method", "n", "accuracy", "95 % interval", "NFE", "seconds")
 
 
@@ -23,6 +24,20 @@ def metric_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
             )
         )
     return rows
+
+
+def drift_rows(drift: list[dict[str, float]]) -> list[tuple[str, ...]]:
+    """The rows of DRIFT_COLUMNS."""
+    return [
+        (
+            f"{row['step']:.0f}",
+            f"{row['entropy']:.4f}",
+            f"{row['change']:.4f}",
+            f"{row['rank_correlation']:.4f}",
+            f"{row['rate_change']:.4f}",
+        )
+        for row in drift
+    ]
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

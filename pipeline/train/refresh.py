@@ -13,6 +13,8 @@ import threading
 import time
 from collections.abc import Iterator
 
+import numpy as np
+
 from pipeline import artifacts, storage
 from pipeline.artifacts import Manifest
 from pipeline.config import RatesSection, RunConfig
@@ -58,6 +60,7 @@ class RefreshedData:
     def __init__(self, config: RunConfig, checkpoint: str, first: TrainingData) -> None:
         """``first`` has the entropies of the base model."""
         self.config, self.checkpoint = config, checkpoint
+        self.rows = first.rows
         self.loaded = {0: first}
 
     def __call__(self, epoch: int) -> TrainingData:
@@ -75,7 +78,25 @@ class RefreshedData:
         prepared_folder = layout(self.config).prepared
         prepared = artifacts.require(prepared_folder, "prepare", hint="run jobs/prepare.py")
         logger.info("epoch=%d entropies=%s", epoch, folder)
-        return load_training_data(prepared_folder, prepared, folder, manifest)
+        data = load_training_data(prepared_folder, prepared, folder, manifest)
+        return self._same_examples(data, folder)
+
+    def _same_examples(self, data: TrainingData, folder: str) -> TrainingData:
+        """``data`` with the examples that the first epoch had: the plan is of these."""
+        assert self.rows is not None
+        assert data.rows is not None
+        places = np.searchsorted(data.rows, self.rows)
+        found = np.append(data.rows, -1)[places]
+        if (found != self.rows).any():
+            raise CheckpointError(
+                f"{folder}: wanted finite entropies of every example that is trained on, got "
+                f"others for {int((found != self.rows).sum())}; training diverged, or "
+                f"reference.precision is too low"
+            )
+        ids = [data.example_ids[place] for place in places]
+        return dataclasses.replace(
+            data, rows=self.rows, example_ids=ids, lengths=data.lengths[places]
+        )
 
 
 def _wait_for(checkpoint: str, folder: str, epoch: int) -> Manifest:
@@ -135,7 +156,8 @@ def _compute_all(
                 return
             what = str(error) if isinstance(error, PipelineError) else repr(error)
             storage.write_json(storage.join(checkpoint, _REFRESH, _FAILED), what)
-            raise
+            logger.exception("refresh failed weights=%s", weights)
+            return
 
 
 def _compute(config: RunConfig, weights: str, folder: str) -> None:
@@ -147,11 +169,5 @@ def _compute(config: RunConfig, weights: str, folder: str) -> None:
     own = dataclasses.replace(config, reference=reference)
     prepared = require_prepared(own)
     wanted = wanted_manifest(own, prepared)
-    if artifacts.is_done(folder, wanted, overwrite=False):
-        return
-    made = compute(EntropyJob(own, weights, folder), wanted, prepared)
-    if made.rejected:
-        raise CheckpointError(
-            f"{weights}: wanted finite entropies of every example, got others for "
-            f"{made.rejected}; training diverged, or reference.precision is too low"
-        )
+    if not artifacts.is_done(folder, wanted, overwrite=False):
+        compute(EntropyJob(own, weights, folder), wanted, prepared)

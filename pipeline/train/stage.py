@@ -36,7 +36,7 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
     require_free(folder)  # before Ray, which takes its time
     started = time.monotonic()
     num_workers = config.train.num_workers
-    gpus = num_workers if config.train.use_gpu else 0
+    gpus: float = num_workers if config.train.use_gpu else 0
     cpus = num_workers * config.train.cpus_per_worker
     if refreshes(config, *_steps(config)):
         beside = reference_resources(config)

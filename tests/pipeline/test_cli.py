@@ -51,7 +51,7 @@ def assert_one_line_of_error(capsys, *parts):
 
 
 def test_there_is_a_job_for_every_stage():
-    assert JOBS == ["evaluate", "merge", "prepare", "reference", "report", "train"]
+    assert JOBS == ["drift", "evaluate", "merge", "prepare", "reference", "report", "train"]
 
 
 def test_run_job_hands_the_configuration_to_the_stage(stage, config_file):
@@ -185,6 +185,7 @@ DESCRIBED = {
         r"64 forward passes an item",
         r"total +[\d.,]+ MiB",
     ],
+    "drift": [r"drift: nothing yet; --drift\.checkpoint names a training"],
     "merge": [r"merge: nothing yet; --merge\.checkpoint names an adapter"],
     "report": [r"report: from nothing yet"],
 }

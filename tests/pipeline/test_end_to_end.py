@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pipeline import artifacts, storage
 from pipeline.cli import run_job
 from pipeline.evaluate import read_rows
+from pipeline.models import weights_fingerprint
 from pipeline.train.claim import claimed
 
 CONFIG = """
@@ -35,8 +36,13 @@ count = 10
 [model]
 path = "{model}"
 
+[rates]
+entropies = "refreshed"
+refresh_lag = 0
+
 [reference]
 tail = 4
+num_cpus = 1
 
 [train]
 epochs = 2
@@ -77,7 +83,7 @@ def job(stage: str, config: Path, *arguments: str) -> int:
     return run_job(stage, ["--config", str(config), *arguments])
 
 
-SFT = ("--train.name", "sft", "--rates.gamma", "0")
+SFT = ("--train.name", "sft", "--rates.gamma", "0", "--rates.entropies", "frozen")
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +95,7 @@ def finished(local_ray: None, config: Path) -> Path:
     assert job("train", config) == 0
     for name in ([], ["--checkpoint", "sft"], ["--checkpoint", "weft"]):
         assert job("evaluate", config, *name) == 0
+    assert job("drift", config, "--drift.checkpoint", "weft", "--drift.num-examples", "7") == 0
     assert job("report", config) == 0
     return config.parent / "run"
 
@@ -116,6 +123,38 @@ def test_entropies_stand_beside_the_prepared_rows(finished: Path) -> None:
             assert len(found["entropy"]) == len(row["response_ids"])
             assert len(found["tail_entropy"]) == 4
             assert min(found["entropy"]) >= 0
+
+
+def test_the_second_epoch_has_the_entropies_of_the_weights_after_the_first(finished: Path) -> None:
+    checkpoint = finished / "checkpoints" / "weft"
+    kept, refreshed = checkpoint / "exports/step-0000002", checkpoint / "refresh/after-epoch-0001"
+    manifest = artifacts.require(str(refreshed), "reference", hint="")
+    artifacts.verify_files(str(refreshed), manifest)
+    assert manifest.inputs["weights"] == weights_fingerprint(str(kept))
+    assert artifacts.require(str(kept), "train", hint="").facts == {"steps": 2}
+    assert not (finished / "checkpoints" / "sft" / "exports").exists()
+    # What the first epoch trained with is of the base model, and not the same.
+    for name in manifest.shards:
+        tables = [storage.read_table(str(f / name)) for f in (refreshed, finished / "entropies")]
+        assert tables[0]["example_id"] == tables[1]["example_id"]
+        assert tables[0]["entropy"] != tables[1]["entropy"]
+
+
+def test_the_drift_is_that_of_the_kept_and_the_last_weights(finished: Path) -> None:
+    rows = storage.read_json(str(finished / "drift" / "weft" / "drift.json"))
+    assert [(row["step"], row["num_examples"]) for row in rows] == [(2, 7), (4, 7)]
+    assert all(0 < row["rank_correlation"] < 1 and row["rate_change"] > 0 for row in rows)
+    # After step 2 they are those that the second epoch was trained with.
+    found = storage.read_table(str(finished / "drift" / "weft" / "step-0000002.parquet"))
+    folder = finished / "checkpoints" / "weft" / "refresh" / "after-epoch-0001"
+    refreshed = {
+        row["example_id"]: row["entropy"]
+        for path in sorted(folder.glob("part-*.parquet"))
+        for row in storage.read_table(str(path)).to_pylist()
+    }
+    for row in found.to_pylist():
+        assert row["entropy"] == pytest.approx(refreshed[row["example_id"]], abs=1e-4)
+    assert "Drift in training" in (finished / "report" / "index.html").read_text()
 
 
 def test_sft_and_weft_end_with_different_weights(finished: Path) -> None:
@@ -335,6 +374,7 @@ def test_overwrite_without_the_resources_loses_nothing(
 ADAPTER = (
     *("--train.name", "adapter", "--lora.enabled", "--lora.rank", "4", "--lora.alpha", "8"),
     *("--train.num-workers", "2", "--train.learning-rate", "0.1"),
+    *("--rates.entropies", "frozen"),
 )
 
 

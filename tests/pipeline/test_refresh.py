@@ -1,0 +1,230 @@
+"""Entropies recomputed beside the training: when they are used is fixed, however long they take."""
+
+import contextlib
+import dataclasses
+import threading
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+
+from pipeline import artifacts, prepare, storage
+from pipeline.artifacts import Manifest
+from pipeline.config import (
+    DataSection,
+    ModelSection,
+    RatesSection,
+    ReferenceSection,
+    RunConfig,
+    RunSection,
+    SourceSection,
+    TrainSection,
+)
+from pipeline.errors import CheckpointError
+from pipeline.layout import layout
+from pipeline.models import open_denoiser, weights_fingerprint
+from pipeline.prepare import stage as prepare_stage
+from pipeline.reference import compute, wanted_manifest
+from pipeline.reference.compute import EntropyJob
+from pipeline.train import refresh
+from pipeline.train.data import TrainingData
+from pipeline.train.exports import export, export_folder, exported_steps, is_exported
+from pipeline.train.refresh import (
+    RefreshedData,
+    epochs_seen,
+    refresh_folder,
+    refresh_steps,
+    refreshes,
+    refreshing,
+)
+from pipeline.train.stage import wanted_manifest as training_manifest
+from pipeline.train.worker import open_data
+from pipeline.train.world import World
+
+
+@pytest.mark.parametrize(
+    ("every", "lag", "wanted"),
+    [
+        # Of epochs 0, 1, 2, ...: after how many the weights were kept, worked out by hand.
+        (1, 1, [0, 0, 1, 2, 3, 4, 5]),
+        (1, 0, [0, 1, 2, 3, 4, 5, 6]),
+        (1, 3, [0, 0, 0, 0, 1, 2, 3]),
+        (2, 1, [0, 0, 0, 2, 2, 4, 4]),
+        (3, 0, [0, 0, 0, 3, 3, 3, 6]),
+    ],
+)
+def test_each_epoch_uses_the_entropies_that_the_plan_says(every, lag, wanted) -> None:
+    rates = RatesSection(entropies="refreshed", refresh_epochs=every, refresh_lag=lag)
+    assert [epochs_seen(rates, epoch) for epoch in range(7)] == wanted
+    config = RunConfig(rates=rates)
+    # Seven epochs of ten steps, the last one cut short.
+    assert refreshes(config, 10, 63) == sorted({*wanted} - {0})
+    assert refresh_steps(config, 10, 63) == [10 * n for n in sorted({*wanted} - {0})]
+    kept = [step for step in range(1, 64) if is_exported(config, step, 10, 63)]
+    assert kept == refresh_steps(config, 10, 63)
+
+
+def test_frozen_entropies_are_never_refreshed_and_exports_are_by_step() -> None:
+    config = RunConfig(train=TrainSection(export_every=20))
+    assert refreshes(config, 10, 60) == []
+    # The last one is the checkpoint itself.
+    assert [step for step in range(1, 61) if is_exported(config, step, 10, 60)] == [20, 40]
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_checkpoint: Path, monkeypatch) -> RunConfig:
+    """A run with prepared data and the base model's entropies; shards are made in this process."""
+
+    def run_shards(make_task, rows, workers):
+        return map(make_task(), rows)
+
+    for module in (prepare_stage, compute):
+        monkeypatch.setattr(module, "run_shards", run_shards)
+    monkeypatch.setattr(prepare_stage, "ray_session", lambda **cpus: contextlib.nullcontext())
+    monkeypatch.setattr(refresh, "_POLL_S", 0.01)
+    config = RunConfig(
+        run=RunSection(output_dir=str(tmp_path / "run")),
+        data=DataSection(
+            sources=(SourceSection(kind="task", task="sudoku", count=8),),
+            max_length=192,
+            num_shards=2,
+        ),
+        model=ModelSection(path=str(tiny_checkpoint)),
+        rates=RatesSection(entropies="refreshed", refresh_lag=0),
+        reference=ReferenceSection(tail=2),
+        train=TrainSection(batch_size=4, epochs=3, warmup_steps=1),
+    )
+    prepare.run(config)
+    compute_base(config)
+    return config
+
+
+def compute_base(config: RunConfig) -> Manifest:
+    prepared = artifacts.require(layout(config).prepared, "prepare", hint="")
+    job = EntropyJob(config, config.model.path, layout(config).entropies)
+    return compute.compute(job, wanted_manifest(config, prepared), prepared)
+
+
+def keep_changed_weights(config: RunConfig, checkpoint: str, step: int) -> str:
+    """What training would leave after ``step``: the base's weights, a little off."""
+    denoiser = open_denoiser(config.model.path)
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter.add_(0.01 * step)
+    folder = export_folder(checkpoint, step)
+    export(denoiser, config, World(), folder, training_manifest(config), step)
+    return folder
+
+
+def entropies_of(data: TrainingData) -> list[list[float]]:
+    return [data.example(n).entropy for n in range(len(data))]
+
+
+def test_entropies_are_computed_beside_the_training_and_used_when_they_are_due(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    checkpoint = str(tmp_path / "run" / "checkpoints" / "weft")
+    data_of = RefreshedData(config, checkpoint, open_data(config, uses_entropies=True))
+    with refreshing(config, checkpoint, 2, 6):
+        base = entropies_of(data_of(0))
+        first = keep_changed_weights(config, checkpoint, 2)
+        after_one = entropies_of(data_of(1))  # waits
+        keep_changed_weights(config, checkpoint, 4)
+        after_two = entropies_of(data_of(2))
+    assert exported_steps(checkpoint) == [2, 4]
+    assert base != after_one != after_two
+    found = artifacts.require(refresh_folder(checkpoint, 1), "reference", hint="")
+    assert found.inputs["weights"] == weights_fingerprint(first)
+    # Continued in the middle of epoch 1, the run reads the same again.
+    again = RefreshedData(config, checkpoint, open_data(config, uses_entropies=True))
+    assert entropies_of(again(1)) == after_one
+    # And a job that finds everything there computes nothing.
+    with refreshing(config, checkpoint, 2, 6):
+        time.sleep(0.2)
+    assert artifacts.require(refresh_folder(checkpoint, 1), "reference", hint="") == found
+
+
+def test_a_late_reference_job_changes_nothing_but_the_time(
+    config: RunConfig, tmp_path: Path, monkeypatch
+) -> None:
+    checkpoint = str(tmp_path / "run" / "checkpoints" / "weft")
+    keep_changed_weights(config, checkpoint, 2)
+    is_allowed = threading.Event()
+    compute_now = refresh._compute
+
+    def compute_late(*args):
+        is_allowed.wait()
+        compute_now(*args)
+
+    monkeypatch.setattr(refresh, "_compute", compute_late)
+    data_of = RefreshedData(config, checkpoint, open_data(config, uses_entropies=True))
+    found = []
+    with refreshing(config, checkpoint, 2, 4):
+        waiting = threading.Thread(target=lambda: found.append(entropies_of(data_of(1))))
+        waiting.start()
+        waiting.join(timeout=0.3)
+        assert waiting.is_alive()
+        is_allowed.set()
+        waiting.join()
+    # As if it had been there all along.
+    early = RefreshedData(config, checkpoint, open_data(config, uses_entropies=True))
+    assert found == [entropies_of(early(1))]
+
+
+def test_a_reference_job_that_fails_ends_the_training_with_its_message(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    checkpoint = str(tmp_path / "run" / "checkpoints" / "weft")
+    folder = keep_changed_weights(config, checkpoint, 2)
+    (Path(folder) / "model.safetensors").write_bytes(b"torn")
+    data_of = RefreshedData(config, checkpoint, open_data(config, uses_entropies=True))
+    with (
+        refreshing(config, checkpoint, 2, 4),
+        pytest.raises(CheckpointError, match=r"model\.safetensors: truncated or changed"),
+    ):
+        data_of(1)
+
+
+def test_weights_without_finite_entropies_end_the_training(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    checkpoint = str(tmp_path / "run" / "checkpoints" / "weft")
+    denoiser = open_denoiser(config.model.path)
+    with torch.no_grad():
+        next(denoiser.parameters()).fill_(float("nan"))
+    wanted = training_manifest(config)
+    export(denoiser, config, World(), export_folder(checkpoint, 2), wanted, 2)
+    data_of = RefreshedData(config, checkpoint, open_data(config, uses_entropies=True))
+    with refreshing(config, checkpoint, 2, 4), pytest.raises(CheckpointError, match="for 8; train"):
+        data_of(1)
+
+
+def test_examples_that_the_base_gives_no_entropies_are_left_out(config: RunConfig) -> None:
+    prepared = artifacts.require(layout(config).prepared, "prepare", hint="")
+    folder = Path(layout(config).entropies)
+    name = prepared.shards[0]
+    table = storage.read_table(str(folder / name))
+    rows = table.to_pylist()
+    rows[1] |= {"entropy": None, "tail_entropy": None}
+    storage.write_table(str(folder / name), pa.Table.from_pylist(rows, schema=table.schema))
+    (folder / "manifest.json").unlink()
+    found = compute_base(config)  # continues: the shard is whole
+    assert found.rejected == {"not_finite": 1}
+    data = open_data(config, uses_entropies=True)
+    assert len(data) == prepared.num_rows - 1
+    assert rows[1]["example_id"] not in data.example_ids
+    # A refresh that gives this example entropies does not bring it back: the plan is without it.
+    checkpoint = str(Path(config.run.output_dir) / "checkpoints" / "weft")
+    keep_changed_weights(config, checkpoint, 1)
+    with refreshing(config, checkpoint, 1, 2):
+        refreshed = RefreshedData(config, checkpoint, data)(1)
+    assert refreshed.example_ids == data.example_ids
+    assert (refreshed.lengths == data.lengths).all()
+    for number in range(len(data)):
+        one, other = data.example(number), refreshed.example(number)
+        assert (one.example_id, one.response_ids) == (other.example_id, other.response_ids)
+        assert one.entropy != other.entropy
+    sft = dataclasses.replace(config, rates=RatesSection(gamma=0.0))
+    assert len(open_data(sft, uses_entropies=False)) == prepared.num_rows
