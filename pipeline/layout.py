@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline import storage
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, SourceSection
 
 STATE_FOLDER = "state"
 """Inside a checkpoint of ours: what training continues from."""
@@ -48,6 +48,10 @@ class RunLayout:
         """Folder of the checkpoint ``name``."""
         return storage.join(self.checkpoints, name)
 
+    def traces(self, name: str) -> str:
+        """Folder of the generated traces ``name``."""
+        return storage.join(self.root, "traces", name)
+
     @property
     def drifts(self) -> str:
         """Parent of the drifts of the entropies."""
@@ -78,15 +82,17 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     Names that are no path here (hub names, embedded models, names of the run's own checkpoints)
     stay as they are.
     """
-    sources = tuple(
-        replace(s, path=(_absolute_input if s.kind == "hub" else _absolute_file)(s.path))
-        for s in config.data.sources
+    traces = replace(
+        config.traces,
+        model=_absolute_input(config.traces.model),
+        sources=_absolute_sources(config.traces.sources),
     )
     evaluate = config.evaluate
     return replace(
         config,
         run=replace(config.run, output_dir=storage.resolve(config.run.output_dir)),
-        data=replace(config.data, sources=sources),
+        data=replace(config.data, sources=_absolute_sources(config.data.sources)),
+        traces=traces,
         model=replace(config.model, path=_absolute_input(config.model.path)),
         reference=replace(
             config.reference, checkpoint=_absolute_input(config.reference.checkpoint)
@@ -98,6 +104,13 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         ),
         merge=replace(config.merge, checkpoint=_absolute_input(config.merge.checkpoint)),
         drift=replace(config.drift, checkpoint=_absolute_input(config.drift.checkpoint)),
+    )
+
+
+def _absolute_sources(sources: tuple[SourceSection, ...]) -> tuple[SourceSection, ...]:
+    return tuple(
+        replace(s, path=(_absolute_input if s.kind == "hub" else _absolute_file)(s.path))
+        for s in sources
     )
 
 

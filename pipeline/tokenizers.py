@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 from typing import Any
 
 from pipeline.artifacts import Manifest
@@ -68,6 +69,37 @@ def tokenizer_fingerprints_at(path: str) -> dict[str, str]:
     state = tokenizer.backend_tokenizer.to_str()
     template = tokenizer.chat_template or ""
     return {"tokenizer": _short(str(state)), "chat_template": _short(str(template))}
+
+
+def require_shared_tokens(path: str, other: str) -> None:
+    """Raise CheckpointError unless ids of the denoiser at ``path`` mean the same to ``other``.
+
+    ``other`` is an autoregressive model: vocabulary, merges and the way text is cut must be equal,
+    and tokens that were added to both must have the same ids. The mask token, which no text has,
+    is the denoiser's alone.
+    """
+    from weft.models import load_tokenizer
+
+    own = open_tokenizer_at(path)
+    try:
+        found = load_tokenizer(other)
+    except Exception as error:  # the library raises bare exceptions for a file it cannot use
+        reason = str(error).split("\n")[0]
+        raise CheckpointError(f"{other}: its tokenizer cannot be read: {reason}") from error
+    states = [json.loads(t.backend_tokenizer.to_str()) for t in (own, found)]
+    differing = [
+        name
+        for name in ("model", "normalizer", "pre_tokenizer")
+        if states[0].get(name) != states[1].get(name)
+    ]
+    added = [{t["content"]: t["id"] for t in state["added_tokens"]} for state in states]
+    wrong = sorted(t for t, i in added[0].items() if added[1].get(t) != i and t != own.mask_token)
+    if differing or wrong:
+        what = ", ".join([*differing, *(f"added token {token}" for token in wrong)])
+        raise CheckpointError(
+            f"{other}: wanted the tokenizer of {path}, got another one ({what} differ); entropies "
+            f"of other tokens say nothing of these"
+        )
 
 
 def _short(text: str) -> str:

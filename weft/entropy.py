@@ -28,6 +28,39 @@ def entropy_of_logits(logits: Tensor) -> Tensor:
     return -terms.sum(dim=-1).clamp(max=0.0)
 
 
+def entropy_bounds(
+    log_probs: Tensor, smallest: Tensor, num_known: Tensor, vocab_size: int
+) -> tuple[Tensor, Tensor]:
+    """Least and greatest entropy (nats) of distributions of which a part is known: [N] each.
+
+    ``log_probs`` [N, K] are those of ``num_known`` [N] different tokens, minus infinity behind
+    them; each of the ``vocab_size - num_known`` others has at most the probability
+    ``exp(smallest)`` [N]. The mass that is missing adds most where it is spread evenly, and least
+    where as many tokens as possible have that largest probability, one what is left of it, and the
+    others none. float64.
+    """
+    probs = log_probs.double().exp()
+    terms = torch.where(probs > 0, -probs * log_probs.double(), 0.0)
+    known = terms.sum(dim=-1)
+    missing = (1.0 - probs.sum(dim=-1)).clamp(min=0.0)
+    num_others = (vocab_size - num_known).double()
+    # No more than the others can hold: what is beyond is rounding of the known ones.
+    largest = smallest.double().exp()
+    missing = torch.minimum(missing, num_others * largest)
+    count = torch.where(largest > 0, torch.floor(missing / largest), 0.0)
+    rest = (missing - count * largest).clamp(min=0.0)
+    low = known + count * _plogp(largest) + _plogp(rest)
+    even = torch.where(num_others > 0, missing / num_others.clamp(min=1.0), 0.0)
+    return low, torch.maximum(low, known + num_others * _plogp(even))
+
+
+def _plogp(probability: Tensor) -> Tensor:
+    """``-p log p``, 0 for 0."""
+    is_positive = probability > 0
+    safe = torch.where(is_positive, probability, 1.0)
+    return torch.where(is_positive, -safe * safe.log(), 0.0)
+
+
 @torch.no_grad()
 def reference_entropies(
     denoiser: Denoiser,

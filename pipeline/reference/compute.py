@@ -7,11 +7,14 @@ unit of resuming: it is written whole under its final name, and only those that 
 import dataclasses
 import functools
 import logging
+import os
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import artifacts, storage
 from pipeline.artifacts import Manifest
@@ -20,8 +23,14 @@ from pipeline.errors import CheckpointError
 from pipeline.layout import layout
 from pipeline.models import open_denoiser
 from pipeline.progress import Progress
+from pipeline.reference.autoregressive import (
+    BOUNDED_SCHEMA,
+    autoregressive_entropies,
+    open_reference,
+)
 from pipeline.reference.entropies import ENTROPY_SCHEMA, shard_entropies
 from pipeline.shard_tasks import Workers, run_shards
+from pipeline.vllm_engine import engine_environment
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +72,13 @@ def compute(
 def _is_whole(job: EntropyJob, name: str) -> bool:
     """Whether an interrupted run left shard ``name``, undamaged and of the same examples."""
     examples = storage.read_table(storage.join(layout(job.config).prepared, name))
-    found = storage.read_if_whole(storage.join(job.folder, name), ENTROPY_SCHEMA)
+    found = storage.read_if_whole(storage.join(job.folder, name), _schema(job.config))
     return found is not None and bool(found["example_id"].equals(examples["example_id"]))
+
+
+def _schema(config: RunConfig) -> pa.Schema:
+    is_bounded = config.reference.estimator == "autoregressive"
+    return BOUNDED_SCHEMA if is_bounded else ENTROPY_SCHEMA
 
 
 def _run_shards(job: EntropyJob, prepared: Manifest, names: list[str]) -> tuple[int, float]:
@@ -111,9 +125,12 @@ class ReferenceActor:
 
         self.job = job
         section = job.config.reference
+        if section.estimator == "autoregressive":
+            self.model = _open_engine(job)
+            return
         if section.num_gpus == 0:
             torch.set_num_threads(max(1, int(section.num_cpus)))
-        self.denoiser = open_denoiser(
+        self.model = open_denoiser(
             job.checkpoint,
             device="cuda" if section.num_gpus > 0 else "cpu",
             dtype=getattr(torch, section.precision),
@@ -123,7 +140,7 @@ class ReferenceActor:
         """Compute and write one shard; how many tokens went through the model, and when."""
         started, name = time.time(), str(row["shard"])
         table = storage.read_table(storage.join(layout(self.job.config).prepared, name))
-        found = shard_entropies(self.denoiser, table, self.job.config)
+        found = self._entropies(table)
         storage.write_table(storage.join(self.job.folder, name), found)
         tail = self.job.config.reference.tail
         return {
@@ -134,6 +151,17 @@ class ReferenceActor:
             "ended": time.time(),
         }
 
+    def _entropies(self, table: pa.Table) -> pa.Table:
+        if self.job.config.reference.estimator == "autoregressive":
+            return autoregressive_entropies(self.model, table, self.job.config)
+        return shard_entropies(self.model, table, self.job.config)
+
+
+def _open_engine(job: EntropyJob) -> Any:
+    os.environ.update(engine_environment(job.config.reference.num_gpus))
+    prepared = artifacts.require(layout(job.config).prepared, "prepare", hint="run jobs/prepare.py")
+    return open_reference(job.config, job.checkpoint, int(prepared.facts["longest"]))
+
 
 def _num_tokens(table: pa.Table) -> int:
     columns = ("prompt_ids", "response_ids")
@@ -142,15 +170,26 @@ def _num_tokens(table: pa.Table) -> int:
 
 def _manifest(folder: str, wanted: Manifest, prepared: Manifest) -> Manifest:
     files = {}
-    rejected = 0
+    rejected, sums = 0, Counter[str]()
     for name in prepared.shards:
         path = storage.join(folder, name)
         files[name] = artifacts.file_entry(path, num_rows=prepared.files[name].num_rows)
-        rejected += storage.read_table(path).column("entropy").null_count
+        table = storage.read_table(path)
+        rejected += table.column("entropy").null_count
+        sums.update(_sums(table))
     files[artifacts.RECIPE] = artifacts.file_entry(storage.join(folder, artifacts.RECIPE))
     return dataclasses.replace(
         wanted,
         files=files,
         num_rows=prepared.num_rows,
         rejected={"not_finite": rejected} if rejected else {},
+        facts={f"mean_{name}": sums[name] / sums["tokens"] for name in sums if name != "tokens"},
     )
+
+
+def _sums(table: pa.Table) -> dict[str, float]:
+    """Sum of the entropies of all response tokens, and of their bounds where there are some."""
+    columns = [name for name in table.column_names if name.startswith("entropy")]
+    values = {name: table.column(name).combine_chunks().flatten() for name in columns}
+    totals = {name: float(pc.sum(found).as_py() or 0.0) for name, found in values.items()}
+    return totals | {"tokens": len(values["entropy"])}

@@ -33,7 +33,7 @@ def shard_entropies(denoiser: Any, table: pa.Table, config: RunConfig) -> pa.Tab
             results[index] = parts if all(np.isfinite(part).all() for part in parts) else None
     columns = [
         table.column("example_id").combine_chunks(),
-        *(_list_array([r and r[part] for r in results]) for part in (0, 1)),
+        *(list_array([r and r[part] for r in results]) for part in (0, 1)),
     ]
     return pa.Table.from_arrays(columns, schema=ENTROPY_SCHEMA)
 
@@ -87,6 +87,9 @@ def _batch_entropies(
     from weft.noise import example_generator
 
     section = config.reference
+    estimator = section.estimator
+    if estimator == "autoregressive":
+        raise ValueError("a denoiser has no autoregressive entropies")
     examples = [Example(r["example_id"], r["prompt_ids"], r["response_ids"]) for r in rows]
     batch = reference_batch(
         examples,
@@ -99,13 +102,13 @@ def _batch_entropies(
         batch.input_ids,
         batch.attention_mask if batch.is_padded else None,
         batch.is_maskable,
-        estimator=section.estimator,
+        estimator=estimator,
         num_levels=section.num_levels,
         generators=[
             example_generator(config.run.seed, 0, example.example_id, "reference")
             for example in examples
         ]
-        if section.estimator == "expected"
+        if estimator == "expected"
         else (),
         chunk_size=rows_within(section.head_chunk_mib, denoiser.vocab_size),
         packed=section.packing,
@@ -113,7 +116,7 @@ def _batch_entropies(
     return [(b.cpu().numpy(), t.cpu().numpy()) for b, t in split_entropies(entropy, batch)]
 
 
-def _list_array(values: list[np.ndarray | None]) -> pa.Array:
+def list_array(values: list[np.ndarray | None]) -> pa.Array:
     """Lists of float32; null for None."""
     lengths = [0 if v is None else len(v) for v in values]
     offsets = np.cumsum([0, *lengths], dtype=np.int32)

@@ -12,7 +12,12 @@ from pipeline.models import check_context, check_packing, weights_fingerprint
 from pipeline.prepare import require_prepared
 from pipeline.reference.compute import EntropyJob, compute
 from pipeline.sizes import size_text
-from pipeline.tokenizers import tokenizer_fingerprints, tokenizer_fingerprints_at
+from pipeline.tokenizers import (
+    require_shared_tokens,
+    tokenizer_fingerprints,
+    tokenizer_fingerprints_at,
+)
+from pipeline.vllm_engine import require_vllm
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -59,6 +64,12 @@ def describe(config: RunConfig) -> str:
     section = config.reference
     passes = section.num_levels if section.estimator == "expected" else 1
     num_examples, origin = count_examples(config)
+    if section.estimator == "autoregressive":
+        return (
+            f"reference: {num_examples} examples ({origin}), next-token entropies of "
+            f"{section.checkpoint} by vLLM, {section.num_actors} actors -> "
+            f"{layout(config).entropies}"
+        )
     memory = describe_inference(
         reference_checkpoint(config),
         num_tokens=section.batch_tokens,
@@ -91,6 +102,10 @@ def _describe_cost(config: RunConfig, passes: int) -> str:
 
 def _check_model(config: RunConfig) -> None:
     path = reference_checkpoint(config)
+    if config.reference.estimator == "autoregressive":
+        require_vllm("reference.estimator autoregressive")
+        require_shared_tokens(config.model.path, path)
+        return
     if config.reference.packing:
         check_packing(path, "reference.packing")
     check_context(
@@ -106,8 +121,12 @@ def wanted_manifest(config: RunConfig, prepared: Manifest) -> Manifest:
     section = config.reference
     path = reference_checkpoint(config)
     settings = {k: v for k, v in identity(section).items() if k != "checkpoint"}
-    if section.estimator != "expected":
-        settings.pop("num_levels")
+    unused = {"num_levels", "top_logprobs"}
+    if section.estimator == "expected":
+        unused = {"top_logprobs"}
+    elif section.estimator == "autoregressive":
+        unused = {"num_levels", "tail"}
+    settings = {k: v for k, v in settings.items() if k not in unused}
     seed = {"run": {"seed": config.run.seed}} if section.estimator == "expected" else {}
     inputs = {"prepared": prepared.content, "weights": weights_fingerprint(path)}
     return Manifest(

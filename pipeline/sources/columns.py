@@ -58,7 +58,9 @@ class ColumnReader:
                 answer=trace.answer,
             )
         prompt = text_of(values, section.prompt_column) if section.prompt_column else ""
-        answer = response = text_of(values, section.response_column)
+        # Questions alone, to which responses are generated, have no such column.
+        answer = text_of(values, section.response_column) if section.response_column else ""
+        response = answer
         if section.reasoning_column:
             response = reasoned_response(text_of(values, section.reasoning_column), answer)
         return dataclasses.replace(

@@ -51,7 +51,16 @@ def assert_one_line_of_error(capsys, *parts):
 
 
 def test_there_is_a_job_for_every_stage():
-    assert JOBS == ["drift", "evaluate", "merge", "prepare", "reference", "report", "train"]
+    assert JOBS == [
+        "drift",
+        "evaluate",
+        "merge",
+        "prepare",
+        "reference",
+        "report",
+        "traces",
+        "train",
+    ]
 
 
 def test_run_job_hands_the_configuration_to_the_stage(stage, config_file):
@@ -188,6 +197,7 @@ DESCRIBED = {
     "drift": [r"drift: nothing yet; --drift\.checkpoint names a training"],
     "merge": [r"merge: nothing yet; --merge\.checkpoint names an adapter"],
     "report": [r"report: from nothing yet"],
+    "traces": [r"traces: nothing yet; traces\.model names a model"],
 }
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from weft.entropy import entropy_of_logits, reference_entropies
+from weft.entropy import entropy_bounds, entropy_of_logits, reference_entropies
 from weft.head import Head
 from weft.noise import example_generator
 
@@ -216,3 +216,49 @@ def test_a_peaked_model_is_certain_and_a_flat_one_is_not(table_denoiser):
     assert float(certain) == pytest.approx(0.0, abs=1e-6)
     assert float(flat) == pytest.approx(math.log(5), rel=1e-6)
     assert F.softmax(peaked[1, 0], -1)[3] > 0.999
+
+
+def known_part(probs: torch.Tensor, k: int, true: torch.Tensor):
+    """What a server tells of ``probs`` [N, V]: the k most likely tokens, and the true one."""
+    top = probs.topk(k, dim=-1)
+    extra = probs.gather(1, true[:, None])
+    is_outside = (top.indices != true[:, None]).all(dim=-1, keepdim=True)
+    log_probs = torch.cat([top.values, torch.where(is_outside, extra, 0.0)], dim=-1).log()
+    return log_probs, top.values[:, -1].log(), k + is_outside[:, 0].long()
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 4.0])
+@pytest.mark.parametrize("k", [1, 5, 20, 50])
+def test_entropy_bounds_hold_the_exact_entropy(spread: float, k: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = spread * torch.randn(200, 50, generator=generator, dtype=torch.float64)
+    probs = logits.softmax(dim=-1)
+    true = torch.randint(50, (200,), generator=generator)
+    exact = -(probs * probs.log()).sum(dim=-1)
+    low, high = entropy_bounds(*known_part(probs, k, true), 50)
+    assert bool((low <= exact + 1e-12).all())
+    assert bool((exact <= high + 1e-12).all())
+    if k == 50:
+        assert torch.allclose(low, exact)
+        assert torch.allclose(high, exact)
+
+
+def test_entropy_bounds_are_reached() -> None:
+    """Known: 1/2 and 1/8; missing 3/8 among four tokens, each at most 1/8.
+
+    Spread evenly: 4 tokens of 3/32. As uneven as may be: 3 of 1/8, one of 0.
+    """
+    log_probs = torch.tensor([[0.5, 0.125]]).log()
+    low, high = entropy_bounds(log_probs, torch.tensor([0.125]).log(), torch.tensor([2]), 6)
+    known = 0.5 * math.log(2) + 0.125 * math.log(8)
+    assert low.item() == pytest.approx(known + 3 * 0.125 * math.log(8), abs=1e-6)
+    assert high.item() == pytest.approx(known + 0.375 * math.log(32 / 3), abs=1e-6)
+
+
+def test_entropy_bounds_of_a_certain_and_of_a_wholly_known_token() -> None:
+    log_probs = torch.tensor([[0.0, -math.inf], [math.log(0.25), math.log(0.75)]])
+    low, high = entropy_bounds(log_probs, torch.tensor([-9.0, -1.4]), torch.tensor([1, 2]), 2)
+    assert low[0].item() == high[0].item() == 0
+    exact = 0.25 * math.log(4) + 0.75 * math.log(4 / 3)
+    assert low[1].item() == pytest.approx(exact)
+    assert high[1].item() == pytest.approx(exact)
