@@ -50,6 +50,7 @@ class ColumnReader:
         section = self.section
         if section.format != "columns":
             trace = FORMATS[section.format].read(values)
+            _require_content(question=trace.question, trace=trace.reasoning)
             return dataclasses.replace(
                 row,
                 prompt=trace.prompt(self.data.prompt_style),
@@ -57,12 +58,17 @@ class ColumnReader:
                 question=trace.question,
                 answer=trace.answer,
             )
-        prompt = text_of(values, section.prompt_column) if section.prompt_column else ""
+        prompt = ""
+        if section.prompt_column:
+            prompt = text_of(values, section.prompt_column)
+            _require_content(question=prompt)
         # Questions alone, to which responses are generated, have no such column.
         answer = text_of(values, section.response_column) if section.response_column else ""
         response = answer
         if section.reasoning_column:
-            response = reasoned_response(text_of(values, section.reasoning_column), answer)
+            reasoning = text_of(values, section.reasoning_column)
+            _require_content(trace=reasoning)
+            response = reasoned_response(reasoning, answer)
         return dataclasses.replace(
             row, prompt=prompt, response=response, question=prompt, answer=answer
         )
@@ -79,6 +85,12 @@ def refused(row: Row, reason: str, detail: str, line: str) -> Row:
     """``row`` without its text, and with the reason and the line that it came from."""
     shown = line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return Row(row.source, row.position, row.file, reason=reason, detail=detail, line=shown)
+
+
+def _require_content(**texts: str) -> None:
+    for name, text in texts.items():
+        if not text.strip():
+            raise UnusableRowError(f"empty_{name}", f"the {name} is empty")
 
 
 def _require_right(values: Values, column: str) -> None:

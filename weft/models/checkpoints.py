@@ -11,6 +11,7 @@ from torch import Tensor
 from weft.models.base import Architecture, Denoiser
 from weft.models.families import architecture_of
 from weft.models.lora import adapter_base, is_adapter, load_adapter
+from weft.models.remote import fetch, is_remote
 from weft.models.weights import write_weights
 from weft.suggest import did_you_mean
 
@@ -24,13 +25,16 @@ _MAX_SHARD_SIZE = "5GB"
 
 
 def resolve_checkpoint(path: str, *, needs_weights: bool = True) -> Path:
-    """The local folder of ``path``: an embedded name, a folder, or a hub name that is downloaded.
+    """The local folder of ``path``: an embedded name, a folder, or what is downloaded.
 
-    Without ``needs_weights`` a hub's weights stay where they are. Raises ValueError when it is none
-    of these.
+    That is a hub name, or an address of object storage. Without ``needs_weights`` its weights stay
+    where they are. Raises ValueError when it is none of these.
     """
     if path in EMBEDDED:
         return EMBEDDED[path]
+    patterns = [*_SMALL_FILES, *(_WEIGHT_FILES if needs_weights else [])]
+    if is_remote(path):
+        return fetch(path, patterns)
     folder = Path(path).expanduser()
     if path and folder.is_dir():  # an empty path would mean the working folder
         return folder
@@ -42,7 +46,6 @@ def resolve_checkpoint(path: str, *, needs_weights: bool = True) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        patterns = [*_SMALL_FILES, *(_WEIGHT_FILES if needs_weights else [])]
         return Path(snapshot_download(path, allow_patterns=patterns))
     except (OSError, ValueError) as error:
         reason = str(error).split("\n")[0]

@@ -172,6 +172,7 @@ def test_columns_have_the_names_of_the_configuration(tmp_path):
         (b"null", "malformed_row", "got NoneType"),
         (b'{"prompt": "p"}', "malformed_row", "column 'response': wanted a string, got nothing"),
         (b'{"response": "r"}', "malformed_row", "column 'prompt': wanted a string, got nothing"),
+        (b'{"prompt": " ", "response": "r"}', "empty_question", "the question is empty"),
         (b'{"prompt": "p", "response": 3}', "malformed_row", "wanted a string, got int"),
         (b'{"prompt": "p", "response": "\\ud83d"}', "malformed_row", "column 'response': half of"),
     ],
@@ -213,6 +214,14 @@ def test_parquet_values_of_other_types_are_refused_row_by_row(tmp_path):
     first, second = rows_at(tmp_path / "a.parquet")
     assert (first.reason, second.reason) == ("malformed_row", "")
     assert json.loads(first.line) == {"prompt": "p", "response": None}
+
+
+def test_a_row_without_a_trace_is_refused(tmp_path):
+    path = tmp_path / "a.jsonl"
+    rows = [{"prompt": "p", "why": why, "response": "r"} for why in ("so", "\n", None)]
+    path.write_bytes(as_lines(rows))
+    found = rows_at(path, reasoning_column="why")
+    assert [row.reason for row in found] == ["", "empty_trace", "malformed_row"]
 
 
 @pytest.mark.parametrize(
