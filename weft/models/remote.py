@@ -29,7 +29,7 @@ def fetch(address: str, patterns: Sequence[str]) -> Path:
         fs, inner = fsspec.core.url_to_fs(address)
         fs.invalidate_cache()
         listed = sorted(fs.ls(inner, detail=True), key=lambda entry: str(entry["name"]))
-    except (OSError, ImportError) as error:
+    except (OSError, ImportError, ValueError) as error:
         raise ValueError(f"{address}: the checkpoint cannot be read: {error}") from error
     entries = [
         entry
