@@ -197,6 +197,8 @@ def _traces(traces: TracesSection) -> Iterator[str]:
         key = f"traces.sources[{number}]"
         if source.kind == "pretraining":
             yield _wanted(f"{key}.kind", "one that has questions", source.kind)
+        if source.weight:
+            yield _wanted(f"{key}.weight", "none for questions", source.weight)
         has_solution = source.kind == "task" or source.format == "gsm8k" or source.solution_column
         if traces.verify and not has_solution:
             yield (

@@ -22,6 +22,7 @@ from pipeline.layout import DRIFT_FILE, layout
 from pipeline.models import named_checkpoint, open_denoiser, require_finished, weights_fingerprint
 from pipeline.parquet import row_groups
 from pipeline.prepare import require_prepared
+from pipeline.prepare.shards import PREPARED_SCHEMA
 from pipeline.reference.entropies import ENTROPY_SCHEMA, shard_entropies
 from pipeline.reference.stage import resources, wanted_manifest
 from pipeline.shard_tasks import Workers, run_shards
@@ -95,7 +96,9 @@ def _wanted(config: RunConfig) -> tuple[Manifest, dict[int, str]]:
 def _compute(
     config: RunConfig, wanted: Manifest, steps: dict[int, str], folder: str, overwrite: bool
 ) -> None:
-    if not artifacts.start_or_continue(folder, wanted.recipe, overwrite=overwrite):
+    artifacts.start_or_continue(folder, wanted.recipe, overwrite=overwrite)
+    sides = ((_SAMPLE, PREPARED_SCHEMA), (_FROZEN, ENTROPY_SCHEMA))
+    if any(storage.read_if_whole(storage.join(folder, f), schema) is None for f, schema in sides):
         _write_sample(config, folder)
     rows = [
         {"step": step, "path": path}

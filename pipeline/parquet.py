@@ -25,14 +25,31 @@ def table_writer(path: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table], 
 
 
 def row_groups(path: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The row groups of ``path``, one after another; ArtifactError when it is not whole."""
-    try:
+    """The row groups of ``path``, one after another; ArtifactError when it cannot be read."""
+    number = 0
+    while True:
+        table = _read(path, number, columns)
+        if table is None:
+            return
+        yield table
+        number += 1
+
+
+def _read(path: str, number: int, columns: Sequence[str] | None) -> pa.Table | None:
+    """Row group ``number``; None behind the last one."""
+
+    def read() -> pa.Table | None:
         with storage.open_binary(path) as content:
             # Without pyarrow's thread pools, which now and then abort a process at its exit.
             file = pq.ParquetFile(content, pre_buffer=False)
-            for number in range(file.num_row_groups):
-                yield file.read_row_group(number, columns=columns, use_threads=False)
+            if number >= file.num_row_groups:
+                return None
+            return file.read_row_group(number, columns=columns, use_threads=False)
+
+    try:
+        return storage.retried(path, read)
     except (pa.ArrowException, OSError) as error:
         raise ArtifactError(
-            f"{path}: not a whole Parquet file ({error}); repeat its stage with --overwrite"
+            f"{path}: cannot be read as Parquet ({error}); start again, or repeat its stage with "
+            f"--overwrite if it is damaged"
         ) from error

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, PipelineError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,6 +28,10 @@ _TEMPORARY = ".tmp"
 _ATTEMPTS = 5
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 8.0
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "adlfs", "azure", "requests")
+"""Packages whose exceptions are those of a storage."""
+_FORBIDDEN = re.compile("credential|forbidden|denied|unauthorized|expired|signature", re.IGNORECASE)
 
 _Result = TypeVar("_Result")
 
@@ -77,25 +82,43 @@ def _reporting(path: str, what: str) -> Iterator[None]:
 
 
 def retried(path: str, attempt: Callable[[], _Result]) -> _Result:
-    """What ``attempt`` returns; called again after an OSError that may pass, if ``path`` is remote.
+    """What ``attempt`` returns; called again after an error that may pass, if ``path`` is remote.
 
-    Raises its last OSError. What does not exist or is forbidden stays so, and is raised at once.
+    Raises the last one, an OSError whatever the client of the storage has for it. What does not
+    exist or is forbidden stays so, and is raised at once.
     """
     import tenacity
+
+    if is_local(path):
+        return attempt()
 
     def may_pass(error: BaseException) -> bool:
         return isinstance(error, OSError) and not isinstance(error, _LASTING)
 
     attempts = tenacity.Retrying(
         retry=tenacity.retry_if_exception(may_pass),
-        stop=tenacity.stop_after_attempt(1 if is_local(path) else _ATTEMPTS),
+        stop=tenacity.stop_after_attempt(_ATTEMPTS),
         wait=tenacity.wait_exponential_jitter(_FIRST_WAIT_S, _LONGEST_WAIT_S),
         before_sleep=lambda state: logger.warning(
             "tried again path=%s after=%s", path, state.outcome and state.outcome.exception()
         ),
         reraise=True,
     )
-    return attempts(attempt)
+    return attempts(lambda: _with_os_errors(attempt))
+
+
+def _with_os_errors(attempt: Callable[[], _Result]) -> _Result:
+    """Clients let exceptions of their own through, such as botocore's of missing credentials."""
+    try:
+        return attempt()
+    except (OSError, EOFError, PipelineError):
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        if type(error).__module__.partition(".")[0] not in _CLIENTS:
+            raise
+        kind = PermissionError if _FORBIDDEN.search(what) else OSError
+        raise kind(what) from error
 
 
 def exists(path: str) -> bool:

@@ -71,12 +71,12 @@ def tokenizer_fingerprints_at(path: str) -> dict[str, str]:
     return {"tokenizer": _short(str(state)), "chat_template": _short(str(template))}
 
 
-def require_shared_tokens(path: str, other: str) -> None:
-    """Raise CheckpointError unless ids of the denoiser at ``path`` mean the same to ``other``.
+def own_tokens(path: str, other: str) -> set[int]:
+    """Ids of the denoiser at ``path`` that mean nothing to the autoregressive model at ``other``.
 
-    ``other`` is an autoregressive model: vocabulary, merges and the way text is cut must be equal,
-    and tokens that were added to both must have the same ids. The mask token, which no text has,
-    is the denoiser's alone.
+    These are tokens that were added to the denoiser's tokenizer alone, as its mask. Raises
+    CheckpointError unless all others mean the same to both: vocabulary, merges and the way text is
+    cut must be equal, and a token that was added to both must have one id.
     """
     from weft.models import load_tokenizer
 
@@ -93,13 +93,14 @@ def require_shared_tokens(path: str, other: str) -> None:
         if states[0].get(name) != states[1].get(name)
     ]
     added = [{t["content"]: t["id"] for t in state["added_tokens"]} for state in states]
-    wrong = sorted(t for t, i in added[0].items() if added[1].get(t) != i and t != own.mask_token)
+    wrong = sorted(t for t, i in added[0].items() if added[1].get(t, i) != i)
     if differing or wrong:
         what = ", ".join([*differing, *(f"added token {token}" for token in wrong)])
         raise CheckpointError(
             f"{other}: wanted the tokenizer of {path}, got another one ({what} differ); entropies "
             f"of other tokens say nothing of these"
         )
+    return {i for token, i in added[0].items() if token not in added[1]}
 
 
 def _short(text: str) -> str:

@@ -56,9 +56,11 @@ def open_engine(path: str, *, num_gpus: float, max_logprobs: int, **arguments: A
     """
     from vllm import LLM
 
+    from weft.models import resolve_checkpoint
+
     try:
         return LLM(
-            path,
+            str(resolve_checkpoint(path)),
             max_logprobs=max_logprobs,
             **engine_arguments(num_gpus=num_gpus, **arguments),
         )

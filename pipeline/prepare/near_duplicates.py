@@ -13,6 +13,8 @@ from pipeline.sources import Row
 
 _NUM_PERMUTATIONS = 128
 _SHINGLE_WORDS = 5
+_LEAST_THRESHOLD, _MARGIN = 0.1, 0.1
+"""The index looks for less similar texts than are wanted, so that it finds nearly all of these."""
 _SEED, _SCHEME = 1, "affine32"
 _WORD = re.compile(r"\w+")
 
@@ -49,7 +51,12 @@ class NearDuplicates:
         from datasketch import MinHashLSH
 
         self.threshold = threshold
-        self.index = MinHashLSH(threshold=threshold, num_perm=_NUM_PERMUTATIONS)
+        # Candidates are compared anyway: one too many costs time, one too few is a duplicate kept.
+        self.index = MinHashLSH(
+            threshold=max(_LEAST_THRESHOLD, threshold - _MARGIN),
+            num_perm=_NUM_PERMUTATIONS,
+            weights=(0.05, 0.95),
+        )
         self.signatures: dict[int, np.ndarray] = {}
 
     def find(self, signature: bytes) -> tuple[int, float] | None:

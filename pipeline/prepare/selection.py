@@ -4,6 +4,7 @@ Decided for all shards together, from ids and signatures alone, in the order of 
 choice of a source is by the hash of (seed, example id): it depends on nothing but these.
 """
 
+import dataclasses
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -31,7 +32,8 @@ def choose(candidates: Iterable[Candidate], data: DataSection) -> dict[int, dict
     left: dict[int, list[Candidate]] = defaultdict(list)
     for candidate, why in _without_duplicates(candidates, data):
         if why is None:
-            left[candidate.source].append(candidate)
+            # Without the signature, which is not needed any more.
+            left[candidate.source].append(dataclasses.replace(candidate, signature=None))
         else:
             dropped[candidate.shard][candidate.row] = why
     for source, found in left.items():

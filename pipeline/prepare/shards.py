@@ -52,9 +52,11 @@ DRAFT_SCHEMA = pa.schema(
         ("file", pa.string()),
         ("position", pa.int64()),
         ("source_number", pa.int32()),
+        ("is_truncated", pa.bool_()),
         ("signature", pa.binary()),
     ]
 )
+DROPPED_SCHEMA = pa.schema([("row", pa.int64()), ("reason", pa.string()), ("detail", pa.string())])
 _GROUP_ROWS = 1024
 _GROUP_TOKENS = 1 << 20
 
@@ -126,7 +128,6 @@ def draft_shard(config: RunConfig, folder: str, shard: int, pieces: list[Piece])
         return dict(storage.read_json(facts_path))
     rejected: dict[str, Counter[str]] = {}
     overlaps: list[dict[str, Any]] = []
-    num_truncated = 0
     with (
         _group_writer(accepted_path, DRAFT_SCHEMA) as accepted,
         _group_writer(refused_path, REJECTED_SCHEMA) as refused,
@@ -140,7 +141,6 @@ def draft_shard(config: RunConfig, folder: str, shard: int, pieces: list[Piece])
                     place = {"source": row.source, "file": row.file, "position": row.position}
                     overlaps.append(place | {"detail": result.detail})
             else:
-                num_truncated += result.is_truncated
                 accepted.add(
                     _draft_row(config.data, number, row, result),
                     len(result.prompt_ids) + len(result.response_ids),
@@ -149,7 +149,6 @@ def draft_shard(config: RunConfig, folder: str, shard: int, pieces: list[Piece])
         "shard": shard,
         "rejected": rejected,
         "overlaps": overlaps,
-        "num_truncated": num_truncated,
         "num_rows": sum(piece.stop - piece.start for piece in pieces),
         "sha256": [storage.sha256(accepted_path), storage.sha256(refused_path)],
     }
@@ -202,6 +201,7 @@ def _draft_row(data: DataSection, number: int, row: Row, encoded: Encoded) -> di
         "file": row.file,
         "position": row.position,
         "source_number": number,
+        "is_truncated": encoded.is_truncated,
         "signature": signature_bytes(row, data),
     }
 
@@ -211,8 +211,24 @@ def _refused_row(row: Row, refused: Refused) -> dict[str, Any]:
     return values | {"reason": refused.reason, "detail": refused.detail}
 
 
-def finish_shard(folder: str, shard: int, dropped: dict[int, Dropped]) -> dict[str, Any]:
-    """Write the shard without the rows ``dropped`` of its draft; entries and cards of the result.
+def write_dropped(folder: str, shard: int, dropped: dict[int, Dropped]) -> None:
+    """Note which rows of the draft of ``shard`` ``finish_shard`` is to leave out, and why."""
+    rows = [{"row": n, "reason": d.reason, "detail": d.detail} for n, d in sorted(dropped.items())]
+    table = pa.Table.from_pylist(rows, schema=DROPPED_SCHEMA)
+    storage.write_table(_dropped_path(folder, shard), table)
+
+
+def _dropped_path(folder: str, shard: int) -> str:
+    return storage.join(folder, DRAFTS, "dropped", shard_name(shard))
+
+
+def _read_dropped(folder: str, shard: int) -> dict[int, Dropped]:
+    rows = storage.read_table(_dropped_path(folder, shard)).to_pylist()
+    return {row["row"]: Dropped(row["reason"], row["detail"]) for row in rows}
+
+
+def finish_shard(folder: str, shard: int) -> dict[str, Any]:
+    """Write the shard without the rows of its draft that are dropped; entries and cards of it.
 
     JSON values: ``files`` by name as in the manifest; ``cards`` and ``rejected`` by source.
     """
@@ -221,7 +237,8 @@ def finish_shard(folder: str, shard: int, dropped: dict[int, Dropped]) -> dict[s
     rejected = f"rejected/{name}"
     cards: dict[str, SourceCard] = {}
     reasons: dict[str, Counter[str]] = {}
-    position = 0
+    dropped = _read_dropped(folder, shard)
+    position = num_truncated = 0
     with (
         table_writer(storage.join(folder, name), PREPARED_SCHEMA) as keep,
         _group_writer(storage.join(folder, rejected), REJECTED_SCHEMA) as refuse,
@@ -234,6 +251,7 @@ def finish_shard(folder: str, shard: int, dropped: dict[int, Dropped]) -> dict[s
                 refuse.add(row)
                 reasons.setdefault(row["source"], Counter())[row["reason"]] += 1
             kept = table.take(pa.array([n for n in range(len(table)) if n not in here], pa.int64()))
+            num_truncated += kept.column("is_truncated").to_pylist().count(True)
             if len(kept):
                 keep(kept.select(PREPARED_SCHEMA.names))
             for source, card in SourceCard.of_table(kept).items():
@@ -248,6 +266,7 @@ def finish_shard(folder: str, shard: int, dropped: dict[int, Dropped]) -> dict[s
         "num_rows": position,
         "files": {file: dataclasses.asdict(entry) for file, entry in entries.items()},
         "rejected": reasons,
+        "num_truncated": num_truncated,
         "cards": {source: dataclasses.asdict(card) for source, card in cards.items()},
     }
 

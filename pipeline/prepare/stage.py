@@ -27,11 +27,11 @@ from pipeline.prepare.filters import known_languages
 from pipeline.prepare.selection import Candidate, choose
 from pipeline.prepare.shards import (
     DRAFTS,
-    Dropped,
     Piece,
     draft_paths,
     draft_shard,
     finish_shard,
+    write_dropped,
 )
 from pipeline.progress import Progress
 from pipeline.shard_tasks import ShardTask, Workers, run_shards
@@ -65,7 +65,9 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
         artifacts.start_or_continue(folder, wanted.recipe, overwrite=overwrite)
         drafts = _drafts(config, folder, plan)
         dropped = choose(_candidates(folder, len(plan)), config.data)
-        finished = _finish(config, folder, len(plan), dropped)
+        for shard in range(len(plan)):
+            write_dropped(folder, shard, dropped.get(shard, {}))
+        finished = _finish(config, folder, len(plan))
     manifest = _manifest(config, wanted, drafts, finished)
     manifest.facts["seconds"] = round(time.monotonic() - started, 1)
     artifacts.commit(folder, manifest)
@@ -182,14 +184,11 @@ def _candidates(folder: str, num_shards: int) -> Iterator[Candidate]:
                 row += 1
 
 
-def _finish(
-    config: RunConfig, folder: str, num_shards: int, dropped: dict[int, dict[int, Dropped]]
-) -> list[dict[str, Any]]:
+def _finish(config: RunConfig, folder: str, num_shards: int) -> list[dict[str, Any]]:
     """Write all shards without what is dropped; their files and cards."""
 
     def finish(row: dict[str, Any]) -> dict[str, Any]:
-        shard = int(row["shard"])
-        return finish_shard(folder, shard, dropped.get(shard, {}))
+        return finish_shard(folder, int(row["shard"]))
 
     return _on_all_shards(config, finish, num_shards)
 
@@ -230,7 +229,7 @@ def _manifest(
     files = {name: FileEntry(**e) for shard in finished for name, e in shard["files"].items()}
     files[CARD] = artifacts.file_entry(storage.join(folder, CARD))
     facts = {
-        "num_truncated": int(sum(shard["num_truncated"] for shard in drafts)),
+        "num_truncated": int(sum(shard["num_truncated"] for shard in finished)),
         "num_tokens": sum(c.prompt_tokens + c.response_tokens for c in cards.values()),
         "longest": max(card.longest for card in cards.values()),
     }

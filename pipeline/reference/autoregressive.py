@@ -54,17 +54,24 @@ def open_reference(config: RunConfig, path: str, longest: int) -> Any:
     )
 
 
-def autoregressive_entropies(engine: Any, table: pa.Table, config: RunConfig) -> pa.Table:
+def autoregressive_entropies(
+    engine: Any, table: pa.Table, config: RunConfig, unknown: set[int]
+) -> pa.Table:
     """Entropies (nats, float32) of every response token of ``table``, with their bounds.
 
-    The first token of a text without prompt has no context: such a row has null. There are no tail
-    entropies; what follows an end means nothing to this model.
+    The first token of a text without prompt has no context, and tokens ``unknown`` to this model
+    say nothing to it: such rows have null. There are no tail entropies; what follows an end means
+    nothing to it either.
     """
     from vllm import SamplingParams
 
     top = config.reference.top_logprobs
     prompts, responses = (table.column(n).to_pylist() for n in ("prompt_ids", "response_ids"))
-    asked = [k for k, prompt in enumerate(prompts) if prompt]
+    asked = [
+        k
+        for k, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
+        if prompt and unknown.isdisjoint(prompt) and unknown.isdisjoint(response)
+    ]
     outputs = engine.generate(
         [{"prompt_token_ids": prompts[k] + responses[k]} for k in asked],
         SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=top, detokenize=False),

@@ -30,6 +30,7 @@ from pipeline.reference.autoregressive import (
 )
 from pipeline.reference.entropies import ENTROPY_SCHEMA, shard_entropies
 from pipeline.shard_tasks import Workers, run_shards
+from pipeline.tokenizers import own_tokens
 from pipeline.vllm_engine import engine_environment
 
 logger = logging.getLogger(__name__)
@@ -126,6 +127,7 @@ class ReferenceActor:
         self.job = job
         section = job.config.reference
         if section.estimator == "autoregressive":
+            self.unknown = own_tokens(job.config.model.path, job.checkpoint)
             self.model = _open_engine(job)
             return
         if section.num_gpus == 0:
@@ -153,12 +155,13 @@ class ReferenceActor:
 
     def _entropies(self, table: pa.Table) -> pa.Table:
         if self.job.config.reference.estimator == "autoregressive":
-            return autoregressive_entropies(self.model, table, self.job.config)
+            return autoregressive_entropies(self.model, table, self.job.config, self.unknown)
         return shard_entropies(self.model, table, self.job.config)
 
 
 def _open_engine(job: EntropyJob) -> Any:
-    os.environ.update(engine_environment(job.config.reference.num_gpus))
+    for name, value in engine_environment(job.config.reference.num_gpus).items():
+        os.environ.setdefault(name, value)
     prepared = artifacts.require(layout(job.config).prepared, "prepare", hint="run jobs/prepare.py")
     return open_reference(job.config, job.checkpoint, int(prepared.facts["longest"]))
 
@@ -178,6 +181,11 @@ def _manifest(folder: str, wanted: Manifest, prepared: Manifest) -> Manifest:
         rejected += table.column("entropy").null_count
         sums.update(_sums(table))
     files[artifacts.RECIPE] = artifacts.file_entry(storage.join(folder, artifacts.RECIPE))
+    if not sums["tokens"]:
+        raise CheckpointError(
+            f"{folder}: not one example has finite entropies; the reference model's weights are "
+            f"broken, or too large for reference.precision"
+        )
     return dataclasses.replace(
         wanted,
         files=files,

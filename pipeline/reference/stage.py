@@ -13,7 +13,7 @@ from pipeline.prepare import require_prepared
 from pipeline.reference.compute import EntropyJob, compute
 from pipeline.sizes import size_text
 from pipeline.tokenizers import (
-    require_shared_tokens,
+    own_tokens,
     tokenizer_fingerprints,
     tokenizer_fingerprints_at,
 )
@@ -104,7 +104,7 @@ def _check_model(config: RunConfig) -> None:
     path = reference_checkpoint(config)
     if config.reference.estimator == "autoregressive":
         require_vllm("reference.estimator autoregressive")
-        require_shared_tokens(config.model.path, path)
+        own_tokens(config.model.path, path)
         return
     if config.reference.packing:
         check_packing(path, "reference.packing")

@@ -78,6 +78,9 @@ class ColumnReader:
             _require_right(values, self.section.correct_column)
         if not self.section.solution_column:
             return row
+        solution = values.get(self.section.solution_column)
+        if isinstance(solution, int | float) and not isinstance(solution, bool):
+            return dataclasses.replace(row, solution=str(solution))
         return dataclasses.replace(row, solution=text_of(values, self.section.solution_column))
 
 

@@ -13,7 +13,7 @@ from pipeline import storage
 from pipeline.config import DataSection, SourceSection
 from pipeline.errors import ArtifactError, DataError
 from pipeline.sources.columns import ColumnReader, refused
-from pipeline.sources.readers import RawRow, Reader, endings, reader_of
+from pipeline.sources.readers import RawRow, Reader, endings, is_json, reader_of
 from pipeline.sources.rows import Part, Row
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class FileSource:
         for number, values, line in _raw_rows(part, start, stop):
             if isinstance(values, ValueError):
                 row = Row(self.name, number, part.name)
-                kind = "malformed_row" if part.name.lower().endswith("sv") else "malformed_json"
+                kind = "malformed_json" if is_json(part.name) else "malformed_row"
                 yield refused(row, kind, str(values), line)
             else:
                 yield columns.row(part.name, number, values, line)
@@ -108,7 +108,7 @@ def _raw_rows(part: Part, start: int, stop: int) -> Iterator[RawRow]:
         rows = rows or reader.read(part.name, part.marks, start)
         try:
             return list(itertools.islice(rows, min(_ROWS_AT_ONCE, stop - start)))
-        except _UNREADABLE:
+        except BaseException:
             rows = None
             raise
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -33,9 +34,11 @@ class HubSource:
     def survey(self) -> list[Part]:
         """One part; its fingerprint is of the files, on the hub by their commit."""
         with self._clear_errors():
-            rows = self._open()
+            files = self._files()
+            commit = _commit(files)
+            rows = self._open(commit)
             num_rows = self._count(rows)
-            digest = artifacts.fingerprint([self.section.subset, self.section.split, self._files()])
+            digest = artifacts.fingerprint([self.section.subset, self.section.split, files])
         if num_rows == 0:
             raise DataError(f"{self._shown}: wanted at least one row, got none")
         columns = ColumnReader(self.data, self.section, self.name).columns
@@ -46,13 +49,13 @@ class HubSource:
                 f"{self._shown}: wanted the columns {', '.join(missing)}, got {', '.join(found)}; "
                 f"name yours in [[data.sources]], or choose another format"
             )
-        return [Part("", num_rows, digest)]
+        return [Part("", num_rows, digest, revision=commit)]
 
     def rows(self, part: Part, slice_index: int, start: int, stop: int) -> Iterator[Row]:
         """See ``Source``; of a stream, what is before ``start`` is skipped."""
         columns = ColumnReader(self.data, self.section, self.name)
         with self._clear_errors():
-            rows = self._open()
+            rows = self._open(part.revision)
             is_stream = not hasattr(rows, "__len__")
             found = (
                 rows.skip(start).take(stop - start)
@@ -69,12 +72,15 @@ class HubSource:
 
     @contextlib.contextmanager
     def _clear_errors(self) -> Iterator[None]:
+        from datasets.exceptions import DatasetsError
+
         try:
             yield
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, DatasetsError) as error:
             where = self.section.revision or "its newest revision"
+            what = (str(error) or repr(error)).splitlines()[0]
             raise DataError(
-                f"{self._shown}, {where}: datasets cannot load it ({str(error).splitlines()[0]}); "
+                f"{self._shown}, {where}: datasets cannot load it ({what}); "
                 f"check name, subset and split, or save it where the hub can be reached "
                 f"(load_dataset(...).save_to_disk(FOLDER)) and give the folder as path"
             ) from error
@@ -83,7 +89,7 @@ class HubSource:
     def _is_saved(self) -> bool:
         return any(storage.exists(storage.join(self.section.path, name)) for name in _SAVED)
 
-    def _open(self) -> Any:
+    def _open(self, revision: str) -> Any:
         import datasets
 
         datasets.disable_progress_bars()
@@ -93,7 +99,7 @@ class HubSource:
                 section.path,
                 section.subset or None,
                 split=section.split,
-                revision=section.revision or None,
+                revision=revision or section.revision or None,
                 streaming=section.streaming,
             )
         found = datasets.load_from_disk(section.path)
@@ -126,3 +132,13 @@ class HubSource:
             return [storage.sha256(file) for file in files]
         origin = getattr(files, "origin_metadata", None) or builder.hash
         return [origin]
+
+
+def _commit(files: list[Any]) -> str:
+    """The commit that the files of a data set of the hub are of; empty for others.
+
+    What is counted is then what is read, whatever is pushed in between.
+    """
+    found = re.search(r"\b[0-9a-f]{40}\b", str(files))
+    is_of_the_hub = bool(files) and not isinstance(files[0], str)
+    return found[0] if found and is_of_the_hub else ""

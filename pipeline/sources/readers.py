@@ -48,6 +48,11 @@ def reader_of(path: str) -> Reader | None:
     return _READERS.get(name.rpartition(".")[2])
 
 
+def is_json(path: str) -> bool:
+    """Whether the rows of a file of this name are JSON values."""
+    return isinstance(reader_of(path), JsonLines | JsonArray)
+
+
 def endings() -> str:
     """What a file's name may end with, in words."""
     kinds = ", ".join(f".{ending}" for ending in _READERS)

@@ -16,6 +16,8 @@ class Part:
     """Changes where the rows do."""
     marks: tuple[int, ...] = ()
     """Where reading can begin, in the unit of the file's reader; empty: only at its beginning."""
+    revision: str = ""
+    """Of a data set of the hub, the commit."""
 
 
 @dataclass(frozen=True)

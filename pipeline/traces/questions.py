@@ -1,5 +1,6 @@
 """Questions to generate traces for, and the verdict on what was generated."""
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import DataSection, RunConfig, SourceSection
-from pipeline.sources import open_source
+from pipeline.sources import Row, open_source
 from weft.tasks.base import Problem
 
 
@@ -30,37 +31,43 @@ class Question:
     """Of a puzzle, its data as JSON: the task's grader takes it."""
 
 
-def read_questions(config: RunConfig) -> Iterator[Question]:
-    """The questions of all ``[[traces.sources]]``, each once, in their order.
+def read_questions(config: RunConfig) -> tuple[list[Question], list[Row]]:
+    """The questions of all ``[[traces.sources]]``, each once, and the rows that are none.
 
-    Rows that cannot be read are left out, as ``prepare`` would do. Raises DataError for a source
-    that cannot be used at all.
+    Raises DataError for a source that cannot be used at all.
     """
-    seen: set[str] = set()
+    found: dict[str, Question] = {}
+    refused: list[Row] = []
     for section in config.traces.sources:
-        for found in _of_source(config, section):
-            if found.question_id not in seen:
-                seen.add(found.question_id)
-                yield found
+        questions = (
+            list(_puzzles(config.data, section))
+            if section.kind == "task"
+            else _of_source(config, section, refused)
+        )
+        if section.max_examples:
+            lots = sorted(questions, key=lambda q: _digest(f"{config.data.seed}:{q.question_id}"))
+            chosen = {question.question_id for question in lots[: section.max_examples]}
+            questions = [question for question in questions if question.question_id in chosen]
+        for question in questions:
+            found.setdefault(question.question_id, question)
+    return list(found.values()), refused
 
 
-def _of_source(config: RunConfig, section: SourceSection) -> Iterator[Question]:
-    if section.kind == "task":
-        yield from _puzzles(config.data, section)
-        return
+def _of_source(config: RunConfig, section: SourceSection, refused: list[Row]) -> list[Question]:
+    if section.format == "columns":  # what was answered there is of no interest
+        section = dataclasses.replace(section, response_column="", reasoning_column="")
     source = open_source(config.data, section)
     instruction = config.traces.instruction
-    taken = 0
+    questions = []
     for part in source.survey():
         for row in source.rows(part, 0, 0, part.num_rows):
-            if row.reason or not row.question.strip():
+            if row.reason:
+                refused.append(row)
                 continue
-            if section.max_examples and taken == section.max_examples:
-                return
-            taken += 1
             solution = row.solution or (row.answer if section.format == "gsm8k" else "")
             turn = f"{row.question}\n\n{instruction}" if instruction else row.question
-            yield Question(_digest(turn), row.source, row.question, turn, solution)
+            questions.append(Question(_digest(turn), row.source, row.question, turn, solution))
+    return questions
 
 
 def _puzzles(data: DataSection, section: SourceSection) -> Iterator[Question]:
@@ -87,7 +94,8 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-_THOUGHT = re.compile(r"\s*<think>(.*?)</think>(.*)", flags=re.DOTALL)
+# The opening tag may be the end of the prompt, as in the templates of the R1 distillations.
+_THOUGHT = re.compile(r"\s*(?:<think>)?(.*?)</think>(.*)", flags=re.DOTALL)
 _TAGGED = re.compile(
     r"\s*(?:<reasoning>)?(.*?)</reasoning>\s*<answer>(.*?)(?:</answer>.*)?", flags=re.DOTALL
 )

@@ -20,7 +20,7 @@ from pipeline.layout import layout, shard_name
 from pipeline.models import weights_fingerprint
 from pipeline.progress import Progress
 from pipeline.traces.choose import choose
-from pipeline.traces.generate import generate, question_ids, sample_seed
+from pipeline.traces.generate import end_ids, generate, question_ids, sample_seed
 from pipeline.traces.questions import Question, read_questions
 from pipeline.vllm_engine import require_vllm
 
@@ -51,12 +51,14 @@ SAMPLES = "samples"
 _CPUS_BESIDE = 2
 """For what is before and behind the engines, which hold theirs for good."""
 _TOO_LONG = "question_too_long"
+_LISTED = 20
+"""Rows without a question that are named in the log."""
 
 
 def run(config: RunConfig, *, overwrite: bool = False) -> None:
     """Write ``traces/<name>``, the missing shards of it, or say that it is done."""
     section = config.traces
-    questions, too_long, _ = _checked_questions(config)
+    questions, refused, _ = _checked_questions(config)
     wanted = _wanted(config, questions)
     folder = layout(config).traces(section.name)
     if artifacts.is_done(folder, wanted, overwrite=overwrite):
@@ -72,7 +74,8 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
             missing = [shard for shard in missing if not _is_whole(folder, shard)]
             logger.info("continuing missing=%d of=%d", len(missing), len(plan))
         seconds = _generate(config, folder, plan, missing)
-    manifest = _manifest(folder, wanted, len(plan), too_long)
+    manifest = _manifest(folder, wanted, len(plan), refused)
+    manifest.facts["model"] = section.model
     manifest.facts["seconds"] = round(seconds, 1)
     artifacts.commit(folder, manifest)
     facts = manifest.facts
@@ -91,9 +94,9 @@ def describe(config: RunConfig) -> str:
     section = config.traces
     if not section.model or not section.sources:
         return f"traces: nothing yet; {_NEEDED}"
-    questions, too_long, longest = _checked_questions(config)
+    questions, refused, longest = _checked_questions(config)
     return (
-        f"traces: {len(questions)} questions ({too_long} more are too long), {section.num_samples} "
+        f"traces: {len(questions)} questions (left out {refused}), {section.num_samples} "
         f"samples each of at most {section.max_tokens} tokens, the longest prompt has {longest} "
         f"-> {layout(config).traces(section.name)}"
     )
@@ -102,8 +105,8 @@ def describe(config: RunConfig) -> str:
 _NEEDED = "traces.model names a model, and [[traces.sources]] where the questions are from"
 
 
-def _checked_questions(config: RunConfig) -> tuple[list[Question], int, int]:
-    """The questions that leave room for a sample, how many do not, tokens of the longest prompt."""
+def _checked_questions(config: RunConfig) -> tuple[list[Question], dict[str, int], int]:
+    """The questions that leave room for a sample, the others by reason, tokens of the longest."""
     section = config.traces
     if not section.model or not section.sources:
         raise ConfigError(f"traces: wanted a model and questions, got none; {_NEEDED}")
@@ -113,21 +116,24 @@ def _checked_questions(config: RunConfig) -> tuple[list[Question], int, int]:
             f"got {section.max_tokens}"
         )
     room = section.max_model_len - section.max_tokens
-    questions = []
-    too_long = longest = 0
-    for question in read_questions(config):
+    questions, longest = [], 0
+    found, unreadable = read_questions(config)
+    refused = Counter(row.reason for row in unreadable)
+    for question in found:
         length = len(question_ids(section.model, question.turn))
         if length > room:
-            too_long += 1
+            refused[_TOO_LONG] += 1
         else:
             questions.append(question)
             longest = max(longest, length)
+    for row in unreadable[:_LISTED]:
+        logger.warning("left out %s row=%d %s: %s", row.file, row.position, row.reason, row.detail)
     if not questions:
         raise DataError(
             f"traces.sources: wanted at least one question of at most {room} tokens "
-            f"(traces.max_model_len less traces.max_tokens), got none; {too_long} are longer"
+            f"(traces.max_model_len less traces.max_tokens), got none; left out {dict(refused)}"
         )
-    return questions, too_long, longest
+    return questions, dict(refused), longest
 
 
 def _wanted(config: RunConfig, questions: list[Question]) -> Manifest:
@@ -138,10 +144,12 @@ def _wanted(config: RunConfig, questions: list[Question]) -> Manifest:
     inputs = {
         "weights": weights_fingerprint(section.model),
         "questions": artifacts.fingerprint([dataclasses.asdict(q) for q in questions]),
+        # Vocabulary, template and ends, by what they make of a question.
+        "prompt": artifacts.fingerprint(
+            [question_ids(section.model, questions[0].turn), end_ids(section.model)]
+        ),
     }
-    return Manifest(
-        stage="traces", config={"traces": settings, "model": section.model}, inputs=inputs
-    )
+    return Manifest(stage="traces", config={"traces": settings}, inputs=inputs)
 
 
 def plan_shards(questions: list[Question], num_shards: int) -> list[list[Question]]:
@@ -210,8 +218,8 @@ def _is_whole(folder: str, shard: int) -> bool:
     return samples is not None and traces is not None
 
 
-def _manifest(folder: str, wanted: Manifest, num_shards: int, too_long: int) -> Manifest:
-    files, reasons = {}, Counter({_TOO_LONG: too_long} if too_long else {})
+def _manifest(folder: str, wanted: Manifest, num_shards: int, refused: dict[str, int]) -> Manifest:
+    files, reasons = {}, Counter(refused)
     num_rows = num_samples = num_correct = num_tokens = 0
     asked, solved = set(), set()
     for shard in range(num_shards):

@@ -79,11 +79,18 @@ def load_training_data(
     )
 
 
+def cache_folder(manifest: Manifest) -> Path:
+    """Where this node has its copy of the artifact's rows."""
+    import datasets
+
+    return Path(datasets.config.HF_DATASETS_CACHE) / f"weft-{manifest.content}"
+
+
 def _map_shards(folder: str, manifest: Manifest) -> Any:
     import datasets
 
     names = [name for name in manifest.shards if manifest.files[name].num_rows]
-    cache = Path(datasets.config.HF_DATASETS_CACHE) / f"weft-{manifest.content}"
+    cache = cache_folder(manifest)
     datasets.disable_progress_bars()
     return datasets.Dataset.from_parquet(
         [storage.join(folder, name) for name in names], cache_dir=str(cache)

@@ -62,8 +62,12 @@ def export(
 ) -> None:
     """Keep the weights after ``step`` in ``folder``, as a checkpoint that other stages can load.
 
-    ``wanted`` is the manifest of the training that it is of.
+    ``wanted`` is the manifest of the training that it is of. What an earlier try left whole stays:
+    entropies may have been computed with it, and on other hardware these weights may differ.
     """
+    found = artifacts.read_manifest(folder)
+    if found is not None and found.recipe == wanted.recipe:
+        return
     names = write_weights(denoiser, config, world, folder)
     if world.rank == 0:
         files = {name: artifacts.file_entry(storage.join(folder, name)) for name in names}

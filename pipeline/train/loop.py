@@ -101,7 +101,8 @@ def train(
 ) -> None:
     """Run optimizer steps ``state.step`` to ``num_steps``, changing ``state`` in place.
 
-    ``data_of`` gives the data of an epoch: always the same examples, which ``plan`` is of.
+    ``data_of`` gives the data of an epoch: always the same examples, which ``plan`` is of. Every
+    rank asks once for each epoch.
 
     Gradients are sums over the tokens of a step, divided by the normaliser's count over all
     micro-batches and ranks, so that neither changes the result beyond rounding.
@@ -111,12 +112,13 @@ def train(
     module = replicate(step_module, state.denoiser, world)
     state.denoiser.train()
     window = _Window()
-    data: TrainingData | None = None
+    data, data_epoch = None, -1
     for epoch, step_examples in _remaining_steps(plan, state.step, num_steps):
-        with window.paused():
-            if data is not (due := data_of(epoch)):
-                data = due
+        if epoch != data_epoch:
+            with window.paused():
+                data, data_epoch = data_of(epoch), epoch
                 step_module.use(data)
+        assert data is not None
         with _dropout_draws(world, config.run.seed, state.step, world.rank):
             sums = _accumulate(
                 module, state.denoiser, data, plan, config, epoch, step_examples, world

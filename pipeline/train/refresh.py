@@ -9,9 +9,11 @@ reference job takes.
 import contextlib
 import dataclasses
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -20,7 +22,7 @@ from pipeline.artifacts import Manifest
 from pipeline.config import RatesSection, RunConfig
 from pipeline.errors import CheckpointError, PipelineError
 from pipeline.layout import layout
-from pipeline.train.data import TrainingData, load_training_data
+from pipeline.train.data import TrainingData, cache_folder, load_training_data
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +63,7 @@ class RefreshedData:
         """``first`` has the entropies of the base model."""
         self.config, self.checkpoint = config, checkpoint
         self.rows = first.rows
+        self.cached: list[Path] = []
         self.loaded = {0: first}
 
     def __call__(self, epoch: int) -> TrainingData:
@@ -71,7 +74,14 @@ class RefreshedData:
         epochs = epochs_seen(self.config.rates, epoch)
         if epochs not in self.loaded:
             self.loaded = {epochs: self._load(refresh_folder(self.checkpoint, epochs), epoch)}
+            self._drop_cache(refresh_folder(self.checkpoint, epochs))
         return self.loaded[epochs]
+
+    def _drop_cache(self, folder: str) -> None:
+        """Remove the node's copy of the refresh before; who still has it mapped keeps it."""
+        for cached in self.cached:
+            shutil.rmtree(cached, ignore_errors=True)
+        self.cached = [cache_folder(artifacts.require(folder, "reference", hint=""))]
 
     def _load(self, folder: str, epoch: int) -> TrainingData:
         manifest = _wait_for(self.checkpoint, folder, epoch)
@@ -104,7 +114,9 @@ def _wait_for(checkpoint: str, folder: str, epoch: int) -> Manifest:
     while (manifest := artifacts.read_manifest(folder)) is None:
         failure = storage.join(checkpoint, _REFRESH, _FAILED)
         if storage.exists(failure):
-            raise CheckpointError(f"{folder}: {storage.read_json(failure)}")
+            raise CheckpointError(
+                f"the refresh of the entropies failed: {storage.read_json(failure)}"
+            )
         if time.monotonic() - told >= _TELL_EVERY_S:
             told = time.monotonic()
             logger.info("waiting seconds=%.0f epoch=%d for=%s", told - started, epoch, folder)
@@ -144,20 +156,29 @@ def _compute_all(
     """The refreshes in turn, each once its weights are there; a failure is left as a note."""
     from pipeline.train.exports import export_folder
 
-    for epochs, step in steps.items():
-        weights = export_folder(checkpoint, step)
-        while artifacts.read_manifest(weights) is None:
-            if stopped.wait(_POLL_S):
-                return
-        try:
+    try:
+        for epochs, step in steps.items():
+            weights = export_folder(checkpoint, step)
+            while artifacts.read_manifest(weights) is None:
+                if stopped.wait(_POLL_S):
+                    return
             _compute(config, weights, refresh_folder(checkpoint, epochs))
-        except Exception as error:
-            if stopped.is_set():  # Ray has ended under it
-                return
-            what = str(error) if isinstance(error, PipelineError) else repr(error)
+    except Exception as error:
+        if not stopped.is_set():  # else Ray has ended under it
+            logger.exception("refresh failed checkpoint=%s", checkpoint)
+            _note_failure(checkpoint, error, stopped)
+
+
+def _note_failure(checkpoint: str, error: Exception, stopped: threading.Event) -> None:
+    """Tell the trainer, which would wait for ever; as often as it takes."""
+    what = str(error) if isinstance(error, PipelineError) else repr(error)
+    while not stopped.is_set():
+        try:
             storage.write_json(storage.join(checkpoint, _REFRESH, _FAILED), what)
-            logger.exception("refresh failed weights=%s", weights)
             return
+        except PipelineError:
+            logger.exception("tried again: the note of a failed refresh")
+            stopped.wait(_TELL_EVERY_S)
 
 
 def _compute(config: RunConfig, weights: str, folder: str) -> None:

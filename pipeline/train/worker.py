@@ -115,10 +115,11 @@ def agreed(make: Callable[[], T], world: World) -> T:
 
 def _train(job: Job, inputs: _Inputs, state: TrainState, world: World) -> None:
     reporter = RayReporter(job, state, world, inputs.num_steps)
+    refreshed = RefreshedData(job.config, job.folder, inputs.data)
     with contextlib.closing(reporter):
         train(
             state,
-            RefreshedData(job.config, job.folder, inputs.data),
+            lambda epoch: agreed(lambda: refreshed(epoch), world),
             inputs.plan,
             job.config,
             num_steps=inputs.num_steps,
@@ -201,7 +202,10 @@ class RayReporter:
     def export(self, step: int) -> None:
         """Keep the weights, as a checkpoint of its own."""
         job, folder = self.job, export_folder(self.job.folder, step)
-        export(self.state.denoiser, job.config, self.world, folder, job.wanted, step)
+        agreed(
+            lambda: export(self.state.denoiser, job.config, self.world, folder, job.wanted, step),
+            self.world,
+        )
 
     def close(self) -> None:
         """Flush what is buffered."""

@@ -22,7 +22,7 @@ from pipeline.config import (
     SourceSection,
     TrainSection,
 )
-from pipeline.errors import CheckpointError
+from pipeline.errors import ArtifactError, CheckpointError
 from pipeline.layout import layout
 from pipeline.models import open_denoiser, weights_fingerprint
 from pipeline.prepare import stage as prepare_stage
@@ -197,7 +197,59 @@ def test_weights_without_finite_entropies_end_the_training(
     wanted = training_manifest(config)
     export(denoiser, config, World(), export_folder(checkpoint, 2), wanted, 2)
     data_of = RefreshedData(config, checkpoint, open_data(config, uses_entropies=True))
-    with refreshing(config, checkpoint, 2, 4), pytest.raises(CheckpointError, match="for 8; train"):
+    with refreshing(config, checkpoint, 2, 4), pytest.raises(CheckpointError, match="not one ex"):
+        data_of(1)
+
+
+def test_a_refresh_that_loses_an_example_ends_the_training(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    """The plan has every example that the first epoch had."""
+    checkpoint = str(tmp_path / "run" / "checkpoints" / "weft")
+    keep_changed_weights(config, checkpoint, 2)
+    first = open_data(config, uses_entropies=True)
+    with refreshing(config, checkpoint, 2, 4):
+        RefreshedData(config, checkpoint, first)(1)
+    path = Path(refresh_folder(checkpoint, 1)) / "part-00001.parquet"
+    table = storage.read_table(str(path))
+    rows = table.to_pylist()
+    rows[0] |= {"entropy": None, "tail_entropy": None}
+    storage.write_table(str(path), pa.Table.from_pylist(rows, schema=table.schema))
+    found = artifacts.read_manifest(refresh_folder(checkpoint, 1))
+    entry = artifacts.file_entry(str(path), num_rows=len(rows))
+    files = found.files | {"part-00001.parquet": entry}
+    artifacts.commit(refresh_folder(checkpoint, 1), dataclasses.replace(found, files=files))
+    with pytest.raises(CheckpointError, match="for 1; training diverged"):
+        RefreshedData(config, checkpoint, first)(1)
+
+
+def test_an_export_that_is_there_is_kept(config: RunConfig, tmp_path: Path) -> None:
+    """Its entropies may be in use, and a resumed run need not have the same bits."""
+    checkpoint = str(tmp_path / "run" / "checkpoints" / "weft")
+    folder = Path(keep_changed_weights(config, checkpoint, 2))
+    before = (folder / "model.safetensors").read_bytes()
+    denoiser = open_denoiser(config.model.path)
+    export(denoiser, config, World(), str(folder), training_manifest(config), 2)
+    assert (folder / "model.safetensors").read_bytes() == before
+    (folder / "manifest.json").unlink()  # half of one is made again
+    export(denoiser, config, World(), str(folder), training_manifest(config), 2)
+    assert (folder / "model.safetensors").read_bytes() != before
+
+
+def test_storage_that_fails_in_the_refresh_ends_the_training(
+    config: RunConfig, tmp_path: Path, monkeypatch
+) -> None:
+    checkpoint = str(tmp_path / "run" / "checkpoints" / "weft")
+    read = artifacts.read_manifest
+
+    def fail_on_exports(folder):
+        if "exports" in folder:
+            raise ArtifactError(f"{folder}: cannot be read: 503")
+        return read(folder)
+
+    monkeypatch.setattr(refresh.artifacts, "read_manifest", fail_on_exports)
+    data_of = RefreshedData(config, checkpoint, open_data(config, uses_entropies=True))
+    with refreshing(config, checkpoint, 2, 4), pytest.raises(CheckpointError, match="read: 503"):
         data_of(1)
 
 

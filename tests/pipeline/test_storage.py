@@ -7,6 +7,7 @@ from pathlib import Path
 import fsspec
 import pyarrow as pa
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline import storage
 from pipeline.errors import ArtifactError
@@ -39,16 +40,44 @@ def test_list_files_names_the_entries_in_order(folder):
     assert storage.list_files(folder) == ["a.txt", "b.txt", "inner"]
 
 
-def test_what_an_interrupted_write_left_is_not_listed(tmp_path, monkeypatch):
+def test_what_a_killed_write_left_is_not_listed(tmp_path):
+    storage.write_bytes(str(tmp_path / "whole.bin"), b"x")
+    (tmp_path / f"half.bin.0123abcd{storage._TEMPORARY}").write_bytes(b"x")
+    assert storage.list_files(str(tmp_path)) == ["whole.bin"]
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     def die(self, target):
         raise KeyboardInterrupt
 
-    storage.write_bytes(str(tmp_path / "whole.bin"), b"x")
     monkeypatch.setattr(Path, "replace", die)
     with pytest.raises(KeyboardInterrupt):
         storage.write_bytes(str(tmp_path / "half.bin"), b"x")
-    assert len(list(tmp_path.iterdir())) == 2
-    assert storage.list_files(str(tmp_path)) == ["whole.bin"]
+    assert list(tmp_path.iterdir()) == []
+
+
+class ClientError(Exception):
+    """What a client of object storage lets through."""
+
+    __module__ = "botocore.exceptions"
+
+
+@pytest.mark.parametrize(
+    ("message", "calls"), [("Could not connect", 5), ("Unable to locate credentials", 1)]
+)
+def test_errors_of_a_storage_client_are_reported_and_tried_again(monkeypatch, message, calls):
+    monkeypatch.setattr(storage, "_FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr(storage, "_LONGEST_WAIT_S", 0.0)
+    asked = []
+
+    def fail(self, path, **options):
+        asked.append(path)
+        raise ClientError(message)
+
+    monkeypatch.setattr(MemoryFileSystem, "exists", fail)
+    with pytest.raises(ArtifactError, match=rf"memory://bucket/a: .*ClientError: {message}"):
+        storage.exists("memory://bucket/a")
+    assert len(asked) == calls
 
 
 def test_remove_deletes_files_and_folders_and_forgives_absence(folder):

@@ -23,6 +23,7 @@ from pipeline.prepare.shards import (
     Piece,
     draft_shard,
     finish_shard,
+    write_dropped,
 )
 from pipeline.prepare.stage import plan_shards
 from pipeline.sources import Part, open_source
@@ -117,7 +118,8 @@ def test_plan_cuts_the_files_of_a_source_laid_end_to_end():
 def shard_facts(config, folder, number, pieces):
     """Make one shard, nothing dropped; what its two halves count."""
     draft = draft_shard(config, str(folder), number, pieces)
-    return draft, finish_shard(str(folder), number, {})
+    write_dropped(str(folder), number, {})
+    return draft, finish_shard(str(folder), number)
 
 
 def test_a_shard_always_has_the_same_bytes(configure, tmp_path):
@@ -193,6 +195,11 @@ def test_prepare_cuts_long_rows_if_told_to_and_counts_them(configure, in_this_pr
     assert manifest.facts["num_truncated"] == 1
     assert [len(r["prompt_ids"]) + len(r["response_ids"]) for r in accepted] == [6, 40]
     assert manifest.rejected == {}
+    # Only of the examples that there are.
+    repeated = configure([pair(0), pair(1, length=99), pair(1, length=99)], too_long="truncate")
+    prepare.run(repeated, overwrite=True)
+    manifest, accepted, _ = read_prepared(repeated)
+    assert (manifest.facts["num_truncated"], manifest.num_rows) == (1, 2)
 
 
 def test_prepare_keeps_the_first_of_equal_rows_over_all_shards(configure, in_this_process):

@@ -85,8 +85,8 @@ def test_of_each_question_the_shortest_right_sample_is_kept(
     facts = manifest.facts
     assert (facts["num_questions"], facts["num_solved"], facts["num_samples"]) == (7, 7, 21)
     assert facts["share_correct"] == pytest.approx(2 / 3)
-    assert manifest.inputs.keys() == {"weights", "questions"}
-    assert manifest.config["model"] == config.traces.model
+    assert manifest.inputs.keys() == {"weights", "questions", "prompt"}
+    assert facts["model"] == config.traces.model
 
 
 def test_only_missing_shards_are_generated(config: RunConfig, generated: list, capsys) -> None:
@@ -101,7 +101,7 @@ def test_only_missing_shards_are_generated(config: RunConfig, generated: list, c
     (folder / "manifest.json").unlink()
     (folder / "part-00001.parquet").write_bytes(b"torn")
     traces.run(config)
-    lost = plan_shards(list(read_questions(config)), 3)[1]
+    lost = plan_shards(read_questions(config)[0], 3)[1]
     assert generated == [(q.question_id, sample) for q in lost for sample in range(3)]
     assert artifacts.read_manifest(str(folder)).content == content
 
@@ -158,6 +158,8 @@ def test_without_verification_nothing_need_be_right() -> None:
         ("<think>\nso\n</think>\n\nIt is 4.", ("so", "It is 4.")),
         ("<reasoning>so</reasoning>\n<answer>\n\\boxed{4}\n</answer>", ("so", "\\boxed{4}")),
         ("so</reasoning>\n<answer>4", ("so", "4")),
+        # The template had opened it.
+        ("so\n</think>\n\nIt is \\boxed{4}.", ("so", "It is \\boxed{4}.")),
         (
             "so it is \\boxed{\\frac{1}{2}}.",
             ("so it is \\boxed{\\frac{1}{2}}.", "\\boxed{\\frac{1}{2}}"),
@@ -173,7 +175,7 @@ def test_reasoning_and_answer_of_a_generation(text: str, parts: tuple[str, str])
 def test_puzzles_are_judged_by_their_grader_and_never_of_an_evaluation(config: RunConfig) -> None:
     source = SourceSection(kind="task", task="countdown", count=40)
     section = dataclasses.replace(config.traces, sources=(source,))
-    questions = list(read_questions(dataclasses.replace(config, traces=section)))
+    questions, _ = read_questions(dataclasses.replace(config, traces=section))
     assert len(questions) == 40
     task = get_task("countdown")
     from weft.tasks.base import Problem
@@ -198,10 +200,39 @@ def test_an_answer_without_a_known_one_has_no_verdict() -> None:
 def test_questions_are_asked_once_and_with_the_instruction(config: RunConfig) -> None:
     source = config.traces.sources[0]
     section = dataclasses.replace(config.traces, sources=(source, source), instruction="In words.")
-    questions = list(read_questions(dataclasses.replace(config, traces=section)))
+    questions, _ = read_questions(dataclasses.replace(config, traces=section))
     assert len(questions) == 7
     assert questions[2].turn == "What is 2 + 2?\n\nIn words."
     assert (questions[2].question, questions[2].solution) == ("What is 2 + 2?", "4")
+
+
+def test_rows_without_a_question_are_counted_by_reason(config: RunConfig, generated: list) -> None:
+    path = Path(config.traces.sources[0].path)
+    with path.open("a") as file:
+        file.write('{"question": ""}\nbroken\n{"question": "What is 1 + 0?", "answer": 1}\n')
+    questions, refused = read_questions(config)
+    assert len(questions) == 8
+    assert questions[-1].solution == "1"  # a number is an answer too
+    assert [(row.position, row.reason) for row in refused] == [
+        (8, "empty_question"),
+        (9, "malformed_json"),
+    ]
+    traces.run(config)
+    rejected = artifacts.read_manifest(layout(config).traces("traces")).rejected
+    assert (rejected["empty_question"], rejected["malformed_json"]) == (1, 1)
+
+
+def test_a_part_of_the_questions_is_a_choice_by_the_seed(config: RunConfig) -> None:
+    source = dataclasses.replace(config.traces.sources[0], max_examples=3)
+    section = dataclasses.replace(config.traces, sources=(source,))
+    found = []
+    for seed in (0, 0, 1, 2):
+        data = dataclasses.replace(config.data, seed=seed)
+        own = dataclasses.replace(config, traces=section, data=data)
+        found.append(tuple(question.question for question in read_questions(own)[0]))
+    assert [len(questions) for questions in found] == [3] * 4
+    assert found[0] == found[1]
+    assert len(set(found)) > 1
 
 
 def test_answers_of_gsm8k_are_known(tmp_path: Path) -> None:
@@ -210,7 +241,8 @@ def test_answers_of_gsm8k_are_known(tmp_path: Path) -> None:
     source = SourceSection(kind="files", path=str(tmp_path / "gsm8k.jsonl"), format="gsm8k")
     config = RunConfig(traces=TracesSection(model="m", sources=(source,)))
     check_config(config)
-    (question,) = read_questions(config)
+    ((question,), refused) = read_questions(config)
+    assert refused == []
     assert question.solution == "\\boxed{4}"
 
 
@@ -256,7 +288,11 @@ def test_ends_are_those_of_the_tokenizer_and_of_the_generation_config(tmp_path: 
         ({"model": ""}, ConfigError, "wanted a model and questions, got none"),
         ({"sources": ()}, ConfigError, "wanted a model and questions, got none"),
         ({"max_model_len": 100}, ConfigError, "wanted fewer than traces.max_model_len 100"),
-        ({"max_model_len": 101}, DataError, "question of at most 1 tokens .* 7 are longer"),
+        (
+            {"max_model_len": 101},
+            DataError,
+            "question of at most 1 tokens .*'question_too_long': 7",
+        ),
     ],
 )
 def test_what_cannot_run_is_refused(config: RunConfig, changes, error, message) -> None:
