@@ -43,7 +43,8 @@ def run_job(stage: str, argv: Sequence[str] | None = None) -> int:
     0: done, or there was nothing to do; 2: something the user can mend, printed without traceback.
     Each stage module offers ``run(config, overwrite=...)`` and ``describe(config) -> str``.
     """
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    logging.getLogger("pipeline").setLevel(logging.INFO)
     try:
         invocation = parse_arguments(stage, sys.argv[1:] if argv is None else argv)
         module = importlib.import_module(f"pipeline.{stage}")
