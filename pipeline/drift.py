@@ -45,10 +45,9 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
         cpus, gpus = resources(config)
         with ray_session(cpus=cpus, gpus=gpus):
             _compute(config, wanted, steps, folder, overwrite)
-    print(
-        text_table(DRIFT_COLUMNS, drift_rows(storage.read_json(storage.join(folder, DRIFT_FILE))))
-    )
-    print(f"drift: {len(steps)} checkpoints, {config.drift.num_examples} examples -> {folder}")
+    rows = storage.read_json(storage.join(folder, DRIFT_FILE))
+    print(text_table(DRIFT_COLUMNS, drift_rows(rows)))
+    print(f"drift: {len(rows)} checkpoints, {rows[0]['num_examples']} examples -> {folder}")
 
 
 def describe(config: RunConfig) -> str:
