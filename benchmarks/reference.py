@@ -3,9 +3,9 @@
 Both take the embedded denoiser over the same puzzles in the same batches, with one thread in a
 process of its own, and memory that is freed stays with either process (by default glibc hands large
 pieces back to the system, and takes new ones, at each step). ``job_over_bare`` is tokens per second
-of the job, from its first shard's start to its last one's end, over those of the loop, whose batches
-are built beforehand; ``two_over_one`` is that of two actors over one. Then, on paper, the cost for
-OpenR1-Math-220k with LLaDA-8B.
+of the job, from its first shard's start to its last one's end, over those of the loop, whose
+batches are built beforehand; ``two_over_one`` is that of two actors over one. Then, on paper, the
+cost for OpenR1-Math-220k with LLaDA-8B.
 """
 
 import dataclasses
