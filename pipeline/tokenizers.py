@@ -19,14 +19,8 @@ def open_tokenizer(model: ModelSection) -> Any:
 @functools.lru_cache(maxsize=4)
 def open_tokenizer_at(path: str) -> Any:
     """The tokenizer beside the checkpoint at ``path``, with the same demands."""
-    from weft.models import load_tokenizer
-
     require_finished(path)
-    try:
-        tokenizer = load_tokenizer(path)
-    except Exception as error:  # the library raises bare exceptions for a file it cannot use
-        reason = str(error).split("\n")[0]
-        raise CheckpointError(f"{path}: its tokenizer cannot be read: {reason}") from error
+    tokenizer = any_tokenizer_at(path)
     for name in ("mask_token_id", "eos_token_id"):
         if getattr(tokenizer, name, None) is None:
             raise CheckpointError(
@@ -35,6 +29,18 @@ def open_tokenizer_at(path: str) -> Any:
             )
     _check_fit(path, tokenizer)
     return tokenizer
+
+
+@functools.lru_cache(maxsize=4)
+def any_tokenizer_at(path: str) -> Any:
+    """The tokenizer of any model at ``path``; CheckpointError when it cannot be read."""
+    from weft.models import load_tokenizer
+
+    try:
+        return load_tokenizer(path)
+    except Exception as error:  # the library raises bare exceptions for a file it cannot use
+        reason = str(error).split("\n")[0]
+        raise CheckpointError(f"{path}: its tokenizer cannot be read: {reason}") from error
 
 
 def _check_fit(path: str, tokenizer: Any) -> None:
@@ -78,15 +84,8 @@ def own_tokens(path: str, other: str) -> set[int]:
     CheckpointError unless all others mean the same to both: vocabulary, merges and the way text is
     cut must be equal, and a token that was added to both must have one id.
     """
-    from weft.models import load_tokenizer
-
-    own = open_tokenizer_at(path)
-    try:
-        found = load_tokenizer(other)
-    except Exception as error:  # the library raises bare exceptions for a file it cannot use
-        reason = str(error).split("\n")[0]
-        raise CheckpointError(f"{other}: its tokenizer cannot be read: {reason}") from error
-    states = [json.loads(t.backend_tokenizer.to_str()) for t in (own, found)]
+    tokenizers = open_tokenizer_at(path), any_tokenizer_at(other)
+    states = [json.loads(t.backend_tokenizer.to_str()) for t in tokenizers]
     differing = [
         name
         for name in ("model", "normalizer", "pre_tokenizer")

@@ -1,6 +1,5 @@
 """Samples by vLLM through ``ray.data.llm``: all missing shards in one stream, one engine start."""
 
-import functools
 import hashlib
 import json
 import os
@@ -8,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.config import TracesSection
-from pipeline.errors import CheckpointError
 from pipeline.tokenization import prompt_ids
+from pipeline.tokenizers import any_tokenizer_at
 from pipeline.traces.questions import boxed, is_right, split_generation
 from pipeline.vllm_engine import engine_arguments, engine_environment
 
@@ -23,27 +22,16 @@ def sample_seed(seed: int, question_id: str, sample: int) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-@functools.lru_cache(maxsize=1)
-def _tokenizer(path: str) -> Any:
-    from weft.models import load_tokenizer
-
-    try:
-        return load_tokenizer(path)
-    except Exception as error:  # the library raises bare exceptions for a file it cannot use
-        reason = str(error).split("\n")[0]
-        raise CheckpointError(f"{path}: its tokenizer cannot be read: {reason}") from error
-
-
 def question_ids(path: str, turn: str) -> list[int]:
     """Ids of the user's ``turn`` for the model at ``path``, up to where it answers."""
-    return prompt_ids(_tokenizer(path), turn)
+    return prompt_ids(any_tokenizer_at(path), turn)
 
 
 def end_ids(path: str) -> list[int]:
     """Tokens that end a generation: the tokenizer's, and those of generation_config.json."""
     from weft.models import resolve_checkpoint
 
-    ids = {_tokenizer(path).eos_token_id}
+    ids = {any_tokenizer_at(path).eos_token_id}
     file = resolve_checkpoint(path, needs_weights=False) / "generation_config.json"
     if file.is_file():
         listed = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id", [])

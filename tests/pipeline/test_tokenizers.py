@@ -14,7 +14,8 @@ from pipeline.layout import STATE_FOLDER
 from pipeline.models import check_context
 from pipeline.reference import stage as reference
 from pipeline.tokenization import prompt_ids
-from pipeline.tokenizers import open_tokenizer_at
+from pipeline.tokenizers import any_tokenizer_at, open_tokenizer_at, own_tokens
+from weft.models import load_tokenizer
 
 
 @pytest.fixture
@@ -100,3 +101,49 @@ def test_a_reference_model_needs_the_tokenizer_of_the_data(checkpoint: Path) -> 
         reference.check_tokenizer(dataclasses.replace(RunConfig(), reference=section))
     same = dataclasses.replace(section, checkpoint="tiny")
     reference.check_tokenizer(dataclasses.replace(RunConfig(), reference=same))
+
+
+def edit_tokenizer(folder: Path, change) -> None:
+    state = json.loads((folder / "tokenizer.json").read_text())
+    change(state)
+    (folder / "tokenizer.json").write_text(json.dumps(state))
+
+
+def test_an_autoregressive_model_may_lack_tokens_that_the_denoiser_alone_has(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    assert own_tokens("tiny", str(checkpoint)) == set()
+    tokenizer = load_tokenizer(str(checkpoint))
+    plain = tmp_path / "plain"
+    tokenizer.save_pretrained(plain)
+    tokenizer.add_tokens(["<|think|>"], special_tokens=True)
+    tokenizer.save_pretrained(checkpoint)
+    values = json.loads((checkpoint / "config.json").read_text())
+    sizes = {key: len(tokenizer) for key in ("vocab_size", "embedding_size") if key in values}
+    change_json(checkpoint / "config.json", **sizes)
+    any_tokenizer_at.cache_clear()
+    open_tokenizer_at.cache_clear()
+    own = len(tokenizer) - 1
+    assert own_tokens(str(checkpoint), str(plain)) == {own}
+    # The same token under another id is another tokenizer.
+    other = tmp_path / "other"
+    changed = load_tokenizer(str(plain))
+    changed.add_tokens(["<|first|>", "<|think|>"], special_tokens=True)
+    changed.save_pretrained(other)
+    with pytest.raises(CheckpointError, match=r"\(added token <\|think\|> differ\)"):
+        own_tokens(str(checkpoint), str(other))
+
+
+def test_an_autoregressive_model_with_another_vocabulary_is_refused(checkpoint: Path) -> None:
+    def swap(state):
+        vocabulary = state["model"]["vocab"]
+        vocabulary["0"], vocabulary["1"] = vocabulary["1"], vocabulary["0"]
+
+    edit_tokenizer(checkpoint, swap)
+    with pytest.raises(CheckpointError, match=r"tokenizer of tiny, got another one \(model"):
+        own_tokens("tiny", str(checkpoint))
+
+
+def test_an_autoregressive_model_without_a_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="its tokenizer cannot be read"):
+        own_tokens("tiny", str(tmp_path))
