@@ -47,7 +47,8 @@ _KEEP_MEMORY = {
 class Settings:
     """Sizes of the problem."""
 
-    puzzles: int = 4000
+    puzzles: int = 12_000
+    """In eight shards; short ones show what Ray starts with, not what it costs."""
     rounds: int = 3
     traces: int = 220_000
     trace_tokens: int = 5000
