@@ -19,11 +19,11 @@ from pipeline.cluster import ray_session
 from pipeline.config import RunConfig
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.layout import DRIFT_FILE, layout
-from pipeline.models import named_checkpoint, open_denoiser, require_finished, weights_fingerprint
+from pipeline.models import named_checkpoint, require_finished, weights_fingerprint
 from pipeline.parquet import row_groups
 from pipeline.prepare import require_prepared
 from pipeline.prepare.shards import PREPARED_SCHEMA
-from pipeline.reference.entropies import ENTROPY_SCHEMA, shard_entropies
+from pipeline.reference.entropies import ENTROPY_SCHEMA, open_reference, shard_entropies
 from pipeline.reference.stage import resources, wanted_manifest
 from pipeline.shard_tasks import Workers, run_shards
 from pipeline.tables import DRIFT_COLUMNS, drift_rows, text_table
@@ -130,14 +130,7 @@ def _measure(config: RunConfig, folder: str) -> Any:
     """The task of one checkpoint."""
 
     def measure(row: dict[str, Any]) -> dict[str, Any]:
-        import torch
-
-        section = config.reference
-        device = "cuda" if section.num_gpus > 0 else "cpu"
-        if device == "cpu":
-            torch.set_num_threads(max(1, int(section.num_cpus)))
-        dtype = getattr(torch, section.precision)
-        denoiser = open_denoiser(str(row["path"]), device=device, dtype=dtype)
+        denoiser = open_reference(config.reference, str(row["path"]))
         sample = storage.read_table(storage.join(folder, _SAMPLE))
         found = shard_entropies(denoiser, sample, config)
         storage.write_table(_step_file(folder, int(row["step"])), found)

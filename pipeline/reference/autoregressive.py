@@ -39,7 +39,7 @@ class Known:
     """[N] int64."""
 
 
-def open_reference(config: RunConfig, path: str, longest: int) -> Any:
+def open_reference_engine(config: RunConfig, path: str, longest: int) -> Any:
     """The engine of the model at ``path`` for texts of at most ``longest`` tokens."""
     from pipeline.vllm_engine import open_engine
 

@@ -21,14 +21,13 @@ from pipeline.artifacts import Manifest
 from pipeline.config import RunConfig
 from pipeline.errors import CheckpointError
 from pipeline.layout import layout
-from pipeline.models import open_denoiser
 from pipeline.progress import Progress
 from pipeline.reference.autoregressive import (
     BOUNDED_SCHEMA,
     autoregressive_entropies,
-    open_reference,
+    open_reference_engine,
 )
-from pipeline.reference.entropies import ENTROPY_SCHEMA, shard_entropies
+from pipeline.reference.entropies import ENTROPY_SCHEMA, open_reference, shard_entropies
 from pipeline.shard_tasks import Workers, run_shards
 from pipeline.tokenizers import own_tokens
 from pipeline.vllm_engine import engine_environment
@@ -122,21 +121,13 @@ class ReferenceActor:
 
     def __init__(self, job: EntropyJob) -> None:
         """Load the model once, onto the GPU if the actor has one."""
-        import torch
-
         self.job = job
         section = job.config.reference
         if section.estimator == "autoregressive":
             self.unknown = own_tokens(job.config.model.path, job.checkpoint)
             self.model = _open_engine(job)
             return
-        if section.num_gpus == 0:
-            torch.set_num_threads(max(1, int(section.num_cpus)))
-        self.model = open_denoiser(
-            job.checkpoint,
-            device="cuda" if section.num_gpus > 0 else "cpu",
-            dtype=getattr(torch, section.precision),
-        )
+        self.model = open_reference(section, job.checkpoint)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Compute and write one shard; how many tokens went through the model, and when."""
@@ -163,7 +154,7 @@ def _open_engine(job: EntropyJob) -> Any:
     for name, value in engine_environment(job.config.reference.num_gpus).items():
         os.environ.setdefault(name, value)
     prepared = artifacts.require(layout(job.config).prepared, "prepare", hint="run jobs/prepare.py")
-    return open_reference(job.config, job.checkpoint, int(prepared.facts["longest"]))
+    return open_reference_engine(job.config, job.checkpoint, int(prepared.facts["longest"]))
 
 
 def _num_tokens(table: pa.Table) -> int:

@@ -18,6 +18,18 @@ ENTROPY_SCHEMA = pa.schema(
 )
 
 
+def open_reference(section: ReferenceSection, path: str) -> Any:
+    """The denoiser at ``path`` on the device, with the threads and the precision of ``section``."""
+    import torch
+
+    from pipeline.models import open_denoiser
+
+    device = "cuda" if section.num_gpus > 0 else "cpu"
+    if device == "cpu":
+        torch.set_num_threads(max(1, int(section.num_cpus)))
+    return open_denoiser(path, device=device, dtype=getattr(torch, section.precision))
+
+
 def shard_entropies(denoiser: Any, table: pa.Table, config: RunConfig) -> pa.Table:
     """Entropies (nats, float32) of every response token of ``table``, and of the tail behind it.
 

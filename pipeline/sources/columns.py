@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import DataSection, SourceSection
+from pipeline.errors import DataError
 from pipeline.sources.formats import FORMATS, UnusableRowError, Values, text_of
 from pipeline.sources.rows import Row
 from weft.tasks.prompts import reasoned_response
@@ -33,6 +35,15 @@ class ColumnReader:
         wanted = own if self.section.format == "columns" else FORMATS[self.section.format].columns
         wanted += (self.section.correct_column, self.section.solution_column)
         return tuple(dict.fromkeys(column for column in wanted if column))
+
+    def require(self, where: str, found: Sequence[str]) -> None:
+        """Raise DataError naming the columns that ``where`` lacks; it has those ``found``."""
+        missing = [column for column in self.columns if column not in found]
+        if missing:
+            raise DataError(
+                f"{where}: wanted the columns {', '.join(missing)}, got {', '.join(found)}; name "
+                f"yours in [[data.sources]], or choose another format"
+            )
 
     def row(self, file: str, position: int, values: Any, line: str = "") -> Row:
         """The row with ``values``; ``line`` is how it stands in the file, if that is text."""

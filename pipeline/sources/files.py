@@ -71,16 +71,8 @@ class FileSource:
         except _UNREADABLE as error:
             raise DataError(_unreadable(path, error)) from error
         if columns is not None and num_rows:
-            self._require_columns(path, list(columns))
+            self._columns.require(path, columns)
         return Part(path, num_rows, digest, marks)
-
-    def _require_columns(self, path: str, found: list[str]) -> None:
-        missing = [column for column in self._columns.columns if column not in found]
-        if missing:
-            raise DataError(
-                f"{path}: wanted the columns {', '.join(missing)}, got {', '.join(found)}; name "
-                f"yours in [[data.sources]], or choose another format"
-            )
 
     @property
     def _columns(self) -> ColumnReader:

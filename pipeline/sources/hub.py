@@ -41,14 +41,8 @@ class HubSource:
             digest = artifacts.fingerprint([self.section.subset, self.section.split, files])
         if num_rows == 0:
             raise DataError(f"{self._shown}: wanted at least one row, got none")
-        columns = ColumnReader(self.data, self.section, self.name).columns
-        found = rows.column_names or columns
-        missing = [column for column in columns if column not in found]
-        if missing:
-            raise DataError(
-                f"{self._shown}: wanted the columns {', '.join(missing)}, got {', '.join(found)}; "
-                f"name yours in [[data.sources]], or choose another format"
-            )
+        if rows.column_names:  # a stream may not know them
+            ColumnReader(self.data, self.section, self.name).require(self._shown, rows.column_names)
         return [Part("", num_rows, digest, revision=commit)]
 
     def rows(self, part: Part, slice_index: int, start: int, stop: int) -> Iterator[Row]:
