@@ -15,6 +15,9 @@ _NUM_PERMUTATIONS = 128
 _SHINGLE_WORDS = 5
 _LEAST_THRESHOLD, _MARGIN = 0.1, 0.1
 """The index looks for less similar texts than are wanted, so that it finds nearly all of these."""
+_MOST_CANDIDATES = 500
+"""Texts that resemble so many others, if less than is wanted, are not remembered: of a million
+questions made from one template each would be compared with all."""
 _SEED, _SCHEME = 1, "affine32"
 _WORD = re.compile(r"\w+")
 
@@ -57,26 +60,37 @@ class NearDuplicates:
             num_perm=_NUM_PERMUTATIONS,
             weights=(0.05, 0.95),
         )
-        self.signatures: dict[int, np.ndarray] = {}
+        self._signatures = np.empty((1024, _NUM_PERMUTATIONS), np.uint32)
+        self._numbers: list[int] = []
+        self.num_crowded = 0
+        """Texts that were not remembered."""
 
-    def find(self, signature: bytes) -> tuple[int, float] | None:
-        """Number and similarity of the text that has the most in common, if any has enough.
+    def visit(self, number: int, signature: bytes) -> tuple[int, float] | None:
+        """Number and similarity of the text that this one has the most in common with, if enough.
 
-        Of several, the one with the lowest number.
+        Of several, the one that came first. None: it is no near duplicate, and is remembered as
+        ``number``, unless it has too much in common with too many.
         """
         sketch = _sketch(signature)
-        best: tuple[int, float] | None = None
-        for number in sorted(self.index.query(sketch)):
-            same = float((self.signatures[number] == sketch.hashvalues).mean())
-            if same >= self.threshold and (best is None or same > best[1]):
-                best = number, same
-        return best
+        places = np.array(sorted(self.index.query(sketch)), np.int64)
+        if len(places):
+            same = (self._signatures[places] == sketch.hashvalues).mean(axis=1)
+            best = int(same.argmax())
+            if same[best] >= self.threshold:
+                return self._numbers[places[best]], float(same[best])
+        if len(places) >= _MOST_CANDIDATES:
+            self.num_crowded += 1
+        else:
+            self._remember(number, sketch)
+        return None
 
-    def add(self, number: int, signature: bytes) -> None:
-        """Remember a text."""
-        sketch = _sketch(signature)
-        self.signatures[number] = sketch.hashvalues
-        self.index.insert(number, sketch, check_duplication=False)
+    def _remember(self, number: int, sketch: Any) -> None:
+        place = len(self._numbers)
+        if place == len(self._signatures):
+            self._signatures = np.resize(self._signatures, (2 * place, _NUM_PERMUTATIONS))
+        self._signatures[place] = sketch.hashvalues
+        self._numbers.append(number)
+        self.index.insert(place, sketch, check_duplication=False)
 
 
 def _sketch(signature: bytes) -> Any:

@@ -6,6 +6,7 @@ choice of a source is by the hash of (seed, example id): it depends on nothing b
 
 import dataclasses
 import hashlib
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from pipeline.config import DataSection
 from pipeline.prepare.near_duplicates import NearDuplicates
 from pipeline.prepare.shards import Dropped
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,19 @@ def _without_duplicates(
         seen.add(name)
         signature = candidate.signature
         if similar is not None and signature is not None:
-            found = similar.find(signature)
+            found = similar.visit(len(ids), signature)
             if found is not None:
                 what = f"similarity {found[1]:.2f} to example {ids[found[0]]} before it"
                 yield candidate, Dropped("near_duplicate", what)
                 continue
-            similar.add(len(ids), signature)
             ids.append(name)
         yield candidate, None
+    if similar is not None and similar.num_crowded:
+        logger.warning(
+            "near_duplicates: texts=%d were not remembered, because they resemble hundreds of "
+            "others, less than near_duplicates",
+            similar.num_crowded,
+        )
 
 
 def _sample(
