@@ -1,13 +1,20 @@
 """Which evaluations may be compared item by item, and what the comparison says in words."""
 
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.report_data import Evaluation
-from pipeline.statistics import PairedComparison, compare_paired
+from pipeline.statistics import (
+    SIGNIFICANCE,
+    PairedComparison,
+    compare_items,
+    holm,
+    item_difference,
+)
 
-_SIGNIFICANCE = 0.05
 _DECODER_SETTINGS = (
+    "engine",
     "prompt_style",
     "gen_length",
     "block_length",
@@ -15,7 +22,13 @@ _DECODER_SETTINGS = (
     "temperature",
     "remasking",
     "cfg_scale",
+    "threshold",
+    "cache",
+    "logits_eos_inf",
+    "confidence_eos_eot_inf",
+    "precision",
 )
+"""What two decodings must share; that one of them stopped early changes no verdict of ours."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +40,23 @@ class Comparison:
     baseline: str
     result: PairedComparison | None
     reason: str = ""
+    p_corrected: float = 1.0
+    """Corrected (Holm) for the tasks on which the two are compared."""
 
     @property
     def verdict(self) -> str:
         """The outcome in plain words."""
         if self.result is None:
             return self.reason
-        return _verdict(self.method, self.baseline, self.result)
+        return _verdict(self.method, self.baseline, self.result, self.p_corrected)
 
 
-def _verdict(method: str, baseline: str, result: PairedComparison) -> str:
+def _verdict(method: str, baseline: str, result: PairedComparison, p_corrected: float) -> str:
     if result.only_first + result.only_second == 0:
         return f"no difference: {method} and {baseline} are right on the same items"
-    if result.p_value >= _SIGNIFICANCE:
-        return f"no difference shown on {result.num_items} items"
+    if p_corrected >= SIGNIFICANCE:
+        could = "" if result.smallest is None else f"; {100 * result.smallest:.1f} points would be"
+        return f"no difference shown on {result.num_items} items{could}"
     word = "better" if result.difference > 0 else "worse"
     return f"{method} is {word} than {baseline} by {abs(100 * result.difference):.1f} points"
 
@@ -56,13 +72,39 @@ def compare_all(evaluations: list[Evaluation], baseline: str) -> list[Comparison
         candidates = [e for e in group if e.name.startswith(baseline)]
         for evaluation in group:
             if not candidates:
-                reason = f"cannot be compared: nothing named {baseline} ran on the same items"
+                reason = _no_baseline(task, evaluation, evaluations, baseline)
                 found.append(Comparison(task, evaluation.name, "-", None, reason))
                 continue
             other = min(candidates, key=lambda c: _distance(c, evaluation, baseline))
             if other is not evaluation:
                 found.append(_compare(task, evaluation, other))
-    return found
+    return _corrected(found)
+
+
+def _corrected(comparisons: list[Comparison]) -> list[Comparison]:
+    """With p-values corrected over the tasks of each pair of evaluations."""
+    pairs: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for number, found in enumerate(comparisons):
+        if found.result is not None:
+            pairs[found.method, found.baseline].append(number)
+    corrected = list(comparisons)
+    for numbers in pairs.values():
+        p_values = [r.p_value for n in numbers if (r := comparisons[n].result) is not None]
+        for number, p in zip(numbers, holm(p_values), strict=True):
+            corrected[number] = replace(comparisons[number], p_corrected=p)
+    return corrected
+
+
+def _no_baseline(
+    task: str, evaluation: Evaluation, evaluations: list[Evaluation], baseline: str
+) -> str:
+    """Why ``evaluation`` is compared with nothing: no baseline, or one over other items."""
+    others = [e for e in evaluations if e.name.startswith(baseline) and task in e.metrics["tasks"]]
+    if not others:
+        return f"cannot be compared: nothing named {baseline} ran on the same items"
+    differing = item_difference(verdicts(evaluation, task), verdicts(others[0], task))
+    what = differing or "the same ids, but other problems"
+    return f"cannot be compared: {others[0].name} ran on other items ({what})"
 
 
 def _groups(evaluations: list[Evaluation]) -> dict[tuple[str, str], list[Evaluation]]:
@@ -100,9 +142,9 @@ def _compare(task: str, evaluation: Evaluation, other: Evaluation) -> Comparison
         return Comparison(*names, None, f"cannot be compared: decoded with {difference}")
     first, second = verdicts(evaluation, task), verdicts(other, task)
     if first.keys() != second.keys() or not first:
-        return Comparison(*names, None, "cannot be compared: the items are not the same")
-    pairs = compare_paired(list(first.values()), [second[item] for item in first])
-    return Comparison(*names, pairs)
+        differing = item_difference(first, second)
+        return Comparison(*names, None, f"cannot be compared: other items ({differing})")
+    return Comparison(*names, compare_items(first, second))
 
 
 def verdicts(evaluation: Evaluation, task: str) -> dict[str, bool]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from pipeline import protocols
 from pipeline.config import (
     EvaluateSection,
     RunConfig,
@@ -12,7 +13,7 @@ from pipeline.config import (
 )
 from pipeline.errors import ConfigError
 from weft.suggest import did_you_mean
-from weft.tasks import TASK_NAMES
+from weft.tasks import CODE_NAMES, PUZZLE_NAMES, TASK_NAMES
 
 _COLUMNS = ("prompt_column", "response_column", "reasoning_column")
 _OF_THE_HUB = ("subset", "split", "revision", "streaming")
@@ -47,15 +48,14 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "lora.rank lora.alpha rates.refresh_epochs drift.num_examples traces.num_samples "
         "traces.max_tokens traces.max_model_len traces.keep traces.num_shards traces.batch_size "
         "traces.num_actors "
-        "train.head_chunk_mib evaluate.gen_length evaluate.block_length evaluate.steps "
-        "evaluate.batch_size evaluate.num_actors evaluate.num_items"
+        "train.head_chunk_mib evaluate.batch_size evaluate.num_actors evaluate.num_items"
     )
     not_negative = (
         "data.min_response_tokens data.tail_max reference.tail reference.max_rejected "
         "train.max_steps train.warmup_steps train.weight_decay "
         "train.max_grad_norm train.max_failures train.max_skipped_steps train.device_memory_gib "
-        "evaluate.benchmark_items evaluate.temperature "
-        "evaluate.cfg_scale rates.gamma rates.rate_min reference.num_gpus evaluate.num_gpus "
+        "evaluate.benchmark_items evaluate.block_length evaluate.steps "
+        "rates.gamma rates.rate_min reference.num_gpus evaluate.num_gpus "
         "report.num_examples rates.refresh_lag train.export_every traces.temperature "
         "traces.num_gpus"
     )
@@ -219,8 +219,8 @@ def _sources(sources: tuple[SourceSection, ...]) -> Iterator[str]:
 def _each_source(where: str, sources: tuple[SourceSection, ...]) -> Iterator[str]:
     for number, source in enumerate(sources):
         key = f"{where}[{number}]"
-        if source.kind == "task" and source.task not in TASK_NAMES:
-            yield _wanted(f"{key}.task", _one_of_tasks(source.task), source.task)
+        if source.kind == "task" and source.task not in PUZZLE_NAMES:
+            yield _wanted(f"{key}.task", _one_of(PUZZLE_NAMES, source.task), source.task)
         if source.kind in ("task", "pretraining") and source.count < 1:
             yield _wanted(f"{key}.count", "at least 1", source.count)
         if source.kind in ("files", "hub") and not source.path:
@@ -237,29 +237,25 @@ def _each_source(where: str, sources: tuple[SourceSection, ...]) -> Iterator[str
                 yield _wanted(f"{key}.{name}", f"none for {what}", got)
 
 
-def _one_of_tasks(got: str) -> str:
-    return f"one of {', '.join(TASK_NAMES)}{did_you_mean(got, TASK_NAMES)}"
+def _one_of(names: tuple[str, ...], got: str) -> str:
+    return f"one of {', '.join(names)}{did_you_mean(got, names)}"
 
 
 def _evaluate(evaluate: EvaluateSection) -> Iterator[str]:
     for task in evaluate.tasks:
         if task not in TASK_NAMES:
-            yield _wanted("evaluate.tasks", _one_of_tasks(task), task)
+            yield _wanted("evaluate.tasks", _one_of(TASK_NAMES, task), task)
+        if task in CODE_NAMES and not evaluate.allow_code_execution:
+            yield (
+                f"evaluate.tasks: {task} is graded by running what the model wrote; "
+                f"--allow-code-execution allows it, see docs/evaluation.md"
+            )
+    for key in ("tasks", "checkpoints", "gen_lengths"):
+        values = getattr(evaluate, key)
+        if len(set(values)) < len(values):
+            yield _wanted(f"evaluate.{key}", "each once", list(values))
     if not evaluate.tasks:
         yield _wanted("evaluate.tasks", "at least one task", [])
-    if min(evaluate.gen_length, evaluate.block_length) < 1:
-        return  # already refused as out of range
-    if evaluate.gen_length % evaluate.block_length:
-        yield _wanted(
-            "evaluate.gen_length",
-            f"a multiple of block_length {evaluate.block_length}",
-            evaluate.gen_length,
-        )
-        return
-    num_blocks = evaluate.gen_length // evaluate.block_length
-    if evaluate.steps % num_blocks or evaluate.steps > evaluate.gen_length:
-        yield _wanted(
-            "evaluate.steps",
-            f"a multiple of the {num_blocks} blocks and at most gen_length {evaluate.gen_length}",
-            evaluate.steps,
-        )
+    if evaluate.grader_timeout_s <= 0:
+        yield _wanted("evaluate.grader_timeout_s", "a positive number", evaluate.grader_timeout_s)
+    yield from protocols.problems(evaluate)

@@ -188,6 +188,21 @@ def drift_curves(histories: Mapping[str, History], colours: Mapping[str, str]) -
     return drawing.svg
 
 
+def accuracy_over_nfe(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
+    """Accuracy over mean forward passes of an item, a line for each of ``curves``."""
+    with _drawing("accuracy-nfe", "accuracy over forward passes", 5.5, 3.4) as drawing:
+        axes = drawing.figure.subplots()
+        for number, (name, points) in enumerate(curves.items()):
+            shown = [(nfe, 100 * accuracy) for nfe, accuracy in sorted(points)]
+            _line(axes, name, shown, _COLOURS[number % len(_COLOURS)])
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel("forward passes an item")
+        axes.set_title("accuracy (%)", loc="left")
+        axes.legend()
+    return drawing.svg
+
+
 def entropy_histogram(entropy: np.ndarray) -> Markup:
     """Share of the tokens by entropy (nats); ``entropy`` [N], N at least 1."""
     counts, edges = np.histogram(entropy, bins=40)

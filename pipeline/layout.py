@@ -99,7 +99,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         ),
         evaluate=replace(
             evaluate,
-            checkpoint=_absolute_input(evaluate.checkpoint),
+            checkpoints=tuple(map(_absolute_input, evaluate.checkpoints)),
             data_dir=_absolute_file(evaluate.data_dir),
         ),
         merge=replace(config.merge, checkpoint=_absolute_input(config.merge.checkpoint)),

@@ -160,6 +160,12 @@ def check_packing(path: str, key: str) -> None:
         )
 
 
+def check_cache(path: str, key: str) -> None:
+    """Raise ConfigError where the denoiser at ``path`` cannot keep keys and values for ``key``."""
+    if not _architecture(path).can_cache:
+        raise ConfigError(f"{key}: {path} has no keys and values that can be kept; use none")
+
+
 def start_fingerprint(config: RunConfig) -> str:
     """Identity of the weights that training starts from, but for the seed of random ones."""
     if config.model.init == "random":

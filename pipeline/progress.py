@@ -20,6 +20,8 @@ class Progress:
         self.done = 0
         self.rate = 0.0
         """Units per second so far."""
+        self.note = ""
+        """Further facts, shown behind."""
         self.started = self.told = time.monotonic()
         self._bar: Any = None
 
@@ -40,6 +42,7 @@ class Progress:
         now = time.monotonic()
         self.rate = self.done / max(now - self.started, 1e-9)
         if self._bar is not None:
+            self._bar.set_postfix_str(self.note, refresh=False)
             self._bar.update(count)
         elif now - self.told >= _EVERY_S:
             self.told = now
@@ -50,8 +53,8 @@ class Progress:
         left = (self.total - self.done) / self.rate if self.rate else float("nan")
         return (
             f"progress stage={self.what} {self.unit}={self.done} of={self.total} "
-            f"{self.unit}_per_second={self.rate:.0f} seconds_left={left:.0f}"
-        )
+            f"{self.unit}_per_second={self.rate:.3g} seconds_left={left:.0f} {self.note}"
+        ).rstrip()
 
     def __exit__(
         self,

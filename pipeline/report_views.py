@@ -12,7 +12,21 @@ from pipeline.tables import DRIFT_COLUMNS, METRIC_COLUMNS, drift_rows, metric_ro
 
 # Measures in the table of all tasks; a task's others have a table of their own.
 _STANDARD_METRICS = frozenset(
-    ("num_items", "accuracy", "interval", "headline", "d1_accuracy", "nfe", "seconds")
+    (
+        "num_items",
+        "accuracy",
+        "interval",
+        "headline",
+        "d1_accuracy",
+        "nfe",
+        "seconds",
+        "whole_passes",
+        "latency",
+        "num_tokens",
+        "tokens_per_second",
+        "num_timed_out",
+        "flags",
+    )
 )
 RESULT_COLUMNS = (
     *METRIC_COLUMNS,
@@ -107,7 +121,8 @@ def _result_rows(evaluation: Evaluation) -> Iterator[tuple[str, ...]]:
         _setting(trained, "seed"),
     )
     for row, values in zip(metric_rows(metrics), metrics["tasks"].values(), strict=True):
-        d1 = f"{100 * values['d1_accuracy']:.1f} %" if "d1_accuracy" in values else "-"
+        d1_accuracy = values.get("d1_accuracy")
+        d1 = "-" if d1_accuracy is None else f"{100 * d1_accuracy:.1f} %"
         yield (*row, d1, *settings)
 
 
@@ -188,6 +203,8 @@ COMPARISON_COLUMNS = (
     "difference",
     "95 % interval",
     "p",
+    "p (Holm)",
+    "smallest to show",
     "only it right",
     "only baseline right",
     "verdict",
@@ -202,7 +219,8 @@ def comparisons(evaluations: list[Evaluation], baseline: str) -> list[tuple[str,
 def _comparison_row(found: Comparison) -> tuple[str, ...]:
     names, result = (found.task, found.method, found.baseline), found.result
     if result is None:
-        return (*names, *"------", found.verdict)
+        return (*names, *"--------", found.verdict)
+    smallest = "-" if result.smallest is None else f"{100 * result.smallest:.1f} points"
     low, high = 100 * result.interval.low, 100 * result.interval.high
     return (
         *names,
@@ -210,6 +228,8 @@ def _comparison_row(found: Comparison) -> tuple[str, ...]:
         f"{100 * result.difference:+.1f} points",
         f"{low:+.1f} to {high:+.1f}",
         f"{result.p_value:.3g}",
+        f"{found.p_corrected:.3g}",
+        smallest,
         str(result.only_first),
         str(result.only_second),
         found.verdict,
@@ -225,6 +245,7 @@ SEED_COLUMNS = (
     "baseline",
     "difference",
     "95 % interval",
+    "smallest to show",
     "of each pair",
 )
 
@@ -247,13 +268,14 @@ def _seed_row(group: SeedGroup, other: SeedGroup | None) -> tuple[str, ...]:
     )
     found = compare_seeds(group, other) if other else None
     if other is None or found is None:
-        return (*own, *"----")
+        return (*own, *"-----")
     low, high = 100 * found.interval.low, 100 * found.interval.high
     return (
         *own,
         other.label,
         f"{100 * found.difference:+.1f} points",
         f"{low:+.1f} to {high:+.1f}",
+        "-" if found.smallest is None else f"{100 * found.smallest:.1f} points",
         ", ".join(f"{100 * difference:+.1f}" for difference in found.by_seed),
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.comparisons import decoder_settings, verdicts
 from pipeline.report_data import Evaluation
-from pipeline.statistics import Interval, mean_interval
+from pipeline.statistics import Interval, crossed_interval, smallest_difference
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class SeedComparison:
     difference: float
     """Mean over seeds and items of the difference of verdicts."""
     interval: Interval
-    """95 % bootstrap interval over items of that mean; the seeds are taken as they are."""
+    """95 % bootstrap interval of that mean, over seeds and items; see ``crossed_interval``."""
+    smallest: float | None
+    """The difference that these seeds could have shown, taken as a sample of their own."""
     by_seed: tuple[float, ...]
     """The difference of accuracies for each seed."""
 
@@ -85,10 +87,13 @@ def compare_seeds(group: SeedGroup, other: SeedGroup) -> SeedComparison | None:
     differences = np.array(
         [_difference(group.by_seed[s], other.by_seed[s], group.task) for s in seeds]
     )
-    items = differences.mean(axis=0)
-    spread = mean_interval(items) if np.ptp(items) else Interval(items[0], items[0])
-    by_seed = tuple(differences.mean(axis=1).tolist())
-    return SeedComparison(float(items.mean()), spread, by_seed)
+    by_seed = differences.mean(axis=1)
+    return SeedComparison(
+        difference=float(differences.mean()),
+        interval=crossed_interval(differences),
+        smallest=smallest_difference(by_seed),
+        by_seed=tuple(by_seed.tolist()),
+    )
 
 
 def _conditions(group: SeedGroup) -> tuple[str, str, dict[str, Any]]:

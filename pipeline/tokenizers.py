@@ -71,7 +71,11 @@ def tokenizer_fingerprints(model: ModelSection) -> dict[str, str]:
 
 def tokenizer_fingerprints_at(path: str) -> dict[str, str]:
     """The same for the checkpoint at ``path``."""
-    tokenizer = open_tokenizer_at(path)
+    return tokenizer_fingerprints_of(open_tokenizer_at(path))
+
+
+def tokenizer_fingerprints_of(tokenizer: Any) -> dict[str, str]:
+    """The same for a tokenizer that is open."""
     state = tokenizer.backend_tokenizer.to_str()
     template = tokenizer.chat_template or ""
     return {"tokenizer": _short(str(state)), "chat_template": _short(str(template))}

@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from typing import Any
 
-from pipeline.evaluate import read_rows
+from pipeline.evaluate.rows import read_rows
 from pipeline.tables import text_table
 
 _EQUATION = re.compile(r"(\d+) *([-+*/]) *(\d+) *= *(\d+)")

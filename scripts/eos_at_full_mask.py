@@ -18,7 +18,7 @@ from pipeline.tokenizers import open_tokenizer_at
 from weft.method_config import MethodConfig
 from weft.models.base import Denoiser
 from weft.rates import relative_rates
-from weft.tasks import get_task
+from weft.tasks import get_puzzle
 
 NUM_TRACES = 40
 NUM_PARTS = 3
@@ -29,7 +29,7 @@ COLUMNS = ("task", "tail", "probability of EOS", "entropy (nats)", "relative rat
 @torch.no_grad()
 def measure(denoiser: Denoiser, tokenizer: Any, task_name: str, tail: int) -> tuple[str, ...]:
     """One row: means over traces, part by part."""
-    task = get_task(task_name)
+    task = get_puzzle(task_name)
     parts: list[list[list[float]]] = []
     for index in range(NUM_TRACES):
         problem = task.generate(7, index)

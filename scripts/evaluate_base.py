@@ -12,7 +12,7 @@ from pipeline.models import open_denoiser
 from pipeline.statistics import accuracy_interval
 from pipeline.tables import text_table
 from pipeline.tokenizers import open_tokenizer_at
-from weft.sampling import generate
+from weft.sampling import DecodeSettings, generate
 from weft.tasks import sudoku
 from weft.tasks.arithmetic import is_held_out, is_small_product
 from weft.tasks.base import Problem
@@ -55,13 +55,10 @@ def main(path: str) -> None:
         for start in range(0, len(items), BATCH_SIZE):
             batch = items[start : start + BATCH_SIZE]
             prompts = [tokenizer(p, add_special_tokens=False)["input_ids"] for p, _ in batch]
-            found = generate(
-                denoiser,
-                prompts,
-                gen_length=gen_length,
-                block_length=gen_length,
-                steps=gen_length,
+            settings = DecodeSettings(
+                gen_length=gen_length, block_length=gen_length, steps=gen_length
             )
+            found = generate(denoiser, prompts, settings)
             for tokens, (_, wanted) in zip(found.tokens.tolist(), batch, strict=True):
                 results.append(tokenizer.decode(tokens).split(tokenizer.eos_token)[0] == wanted)
         return results

@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from weft.tasks import TASK_NAMES, get_task
+from weft.tasks import PUZZLE_NAMES, get_task
 from weft.tasks.fingerprints import FINGERPRINT_FILE, fingerprint
 
 _TARGET = Path(__file__).resolve().parent.parent / "weft" / "tasks" / "data" / FINGERPRINT_FILE
@@ -17,7 +17,7 @@ def listing(data_dir: str) -> dict[str, object]:
     """Sorted fingerprints by task, and how they are made."""
     digests = {
         name: sorted({fingerprint(item) for item in get_task(name).load_benchmark(data_dir)})
-        for name in TASK_NAMES
+        for name in PUZZLE_NAMES
     }
     return {"algorithm": "SHA-256 of 'task:identity', UTF-8", "fingerprints": digests}
 

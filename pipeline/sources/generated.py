@@ -62,9 +62,9 @@ class GeneratedSource:
         return _without_evaluation_items(row, document.problems)
 
     def _problem(self, index: int) -> Row:
-        from weft.tasks import get_task
+        from weft.tasks import get_puzzle
 
-        task = get_task(self.section.task)
+        task = get_puzzle(self.section.task)
         problem = task.generate(seed=self.data.seed, index=index)
         prompt = task.prompt(problem, self.data.prompt_style).text
         row = Row(

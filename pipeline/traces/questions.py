@@ -72,10 +72,10 @@ def _of_source(config: RunConfig, section: SourceSection, refused: list[Row]) ->
 
 def _puzzles(data: DataSection, section: SourceSection) -> Iterator[Question]:
     """Generated problems that no evaluation asks for."""
-    from weft.tasks import get_task
+    from weft.tasks import get_puzzle
     from weft.tasks.fingerprints import is_benchmark_item, is_held_out
 
-    task = get_task(section.task)
+    task = get_puzzle(section.task)
     name = open_source(data, section).name
     index = found = 0
     while found < section.count:

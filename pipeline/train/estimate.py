@@ -54,11 +54,12 @@ def describe_inference(
     num_rows: int,
     head_chunk_mib: int | None = None,
     bytes_of_weight: int = 4,
+    cached_tokens: int = 0,
 ) -> str:
     """Parameters of a model that only infers, and the memory of one actor, part by part.
 
     ``num_tokens`` go through the blocks at once, ``num_rows`` of them through the head, which has
-    ``head_chunk_mib`` of logits at once, or all.
+    ``head_chunk_mib`` of logits at once, or all; of ``cached_tokens`` keys and values are kept.
     """
     size = model_size(path)
     if head_chunk_mib is not None:
@@ -66,6 +67,10 @@ def describe_inference(
     parts = inference_bytes(
         size, num_tokens=num_tokens, num_rows=num_rows, bytes_of_weight=bytes_of_weight
     )
+    if cached_tokens:
+        # As many heads of keys as of queries: what grouped ones save is not counted.
+        per_token = 2 * size.num_layers * size.width * bytes_of_weight
+        parts["cache"] = cached_tokens * per_token
     return _memory("actor", size, parts)
 
 

@@ -14,7 +14,7 @@ from pipeline.train.data import TrainingData
 from pipeline.train.loop import TrainState, World, train
 from pipeline.train.optim import build_optimizers
 from pipeline.train.plan import BatchPlan, as_lengths
-from weft.sampling import generate
+from weft.sampling import DecodeSettings, generate
 
 NEEDED = 12
 NUM_STEPS = 50
@@ -89,9 +89,8 @@ def correct(denoiser: torch.nn.Module, gen_length: int) -> list[bool]:
     """Which held-out sums come out as they should, on a canvas of ``gen_length``."""
     tokenizer, items = open_tokenizer_at("tiny"), sums(NUM_ITEMS, seed=1)
     prompts = [prompt_ids(tokenizer, prompt) for prompt, _ in items]
-    found = generate(
-        denoiser, prompts, gen_length=gen_length, block_length=gen_length, steps=gen_length
-    )
+    settings = DecodeSettings(gen_length=gen_length, block_length=gen_length, steps=gen_length)
+    found = generate(denoiser, prompts, settings)
     texts = [tokenizer.decode(t).split(tokenizer.eos_token)[0] for t in found.tokens.tolist()]
     return [text.strip() == wanted for text, (_, wanted) in zip(texts, items, strict=True)]
 

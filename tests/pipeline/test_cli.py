@@ -85,7 +85,7 @@ def test_run_job_makes_local_paths_absolute(stage, config_file, tmp_path, monkey
         (["--config"], ["--config: wanted a file, got nothing"]),
         (["--config", "a.toml", "--config=b.toml"], ["wanted one file, got a.toml, b.toml"]),
         (["--train.batch-size", "0"], ["train.batch_size: wanted at least 1, got 0"]),
-        (["--evaluate.block-length", "0"], ["evaluate.block_length: wanted at least 1, got 0"]),
+        (["--evaluate.batch-size", "0"], ["evaluate.batch_size: wanted at least 1, got 0"]),
     ],
 )
 def test_mistakes_in_the_configuration_exit_with_2(arguments, parts, stage, capsys):
@@ -179,8 +179,8 @@ def test_the_command_line_can_mend_what_the_file_makes_impossible(tmp_path):
 def test_short_names_of_checkpoint_and_data_dir(config_file):
     arguments = ["--config", config_file, "--checkpoint", "weft", "--data-dir", "benchmarks"]
     evaluate = cli.parse_arguments("evaluate", arguments).run_config.evaluate
-    assert (evaluate.checkpoint, evaluate.data_dir) == ("weft", "benchmarks")
-    arguments[2::2] = ["--evaluate.checkpoint", "--evaluate.data-dir"]
+    assert (evaluate.checkpoints, evaluate.data_dir) == (("weft",), "benchmarks")
+    arguments[2::2] = ["--evaluate.checkpoints", "--evaluate.data-dir"]
     assert cli.parse_arguments("evaluate", arguments).run_config.evaluate == evaluate
 
 
@@ -234,7 +234,12 @@ def test_dry_run_reports_user_errors_as_well(config_file, capsys):
         ("train", "train.num_workers", "5000", "train.num_workers"),
         ("train", "train.device_memory_gib", "0.4", "train.micro_batch_tokens: 4096 tokens needs"),
         ("train", "train.device_memory_gib", "0.2", "of 256 alone is too large; try"),
-        ("evaluate", "evaluate.gen_length", "4096", "evaluate.gen_length 4096 behind the longest"),
+        (
+            "evaluate",
+            "evaluate.gen_lengths",
+            "4096",
+            "evaluate.gen_lengths 4096 behind the longest",
+        ),
     ],
 )
 def test_dry_run_refuses_what_the_run_refuses(job, option, value, message, config_file, capsys):

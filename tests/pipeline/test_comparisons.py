@@ -50,7 +50,8 @@ def test_compare_all_says_when_there_is_no_difference() -> None:
     other = evaluation("weft-2", [True, True, True])
     same, similar = compare_all([sft, weft, other], "sft")
     assert same.verdict == "no difference: weft and sft are right on the same items"
-    assert similar.verdict == "no difference shown on 3 items"
+    assert similar.verdict.startswith("no difference shown on 3 items; ")
+    assert similar.verdict.endswith(" points would be")
 
 
 def test_compare_all_keeps_item_sets_and_decoders_apart() -> None:
@@ -70,7 +71,35 @@ def test_compare_all_refuses_rows_of_other_items() -> None:
     sft, weft = evaluation("sft", [True, False]), evaluation("weft", [True, False])
     weft.rows[0]["item_id"] = "another"
     (found,) = compare_all([sft, weft], "sft")
-    assert found.verdict == "cannot be compared: the items are not the same"
+    assert found.verdict == (
+        "cannot be compared: other items (1 only in the first (another), "
+        "1 only in the second (held-out-0))"
+    )
+
+
+def test_compare_all_lists_the_items_that_the_baseline_does_not_have() -> None:
+    sft = evaluation("sft", [True] * 6)
+    weft = evaluation("weft", [True] * 2, items="held-out-2")
+    found = {c.method: c.verdict for c in compare_all([sft, weft], "sft")}
+    assert found == {
+        "weft": "cannot be compared: sft ran on other items (2 only in the first (held-out-2-0, "
+        "held-out-2-1), 6 only in the second (held-out-0, held-out-1, held-out-2 and 3 more))"
+    }
+
+
+def test_compare_all_corrects_over_the_tasks_of_a_pair() -> None:
+    """0.03125 and 0.125 of two tasks: Holm doubles the smaller one, which then shows nothing."""
+    runs = []
+    for name, verdict in (("sft", False), ("weft", True)):
+        run = evaluation(name, [verdict] * 6)
+        other = [{"task": "countdown", "item_id": str(n), "correct": verdict} for n in range(4)]
+        run.rows.extend(other)
+        run.metrics["tasks"]["countdown"] = {"accuracy": float(verdict)}
+        runs.append(run)
+    found = {c.task: c for c in compare_all(runs, "sft")}
+    assert [found[t].result.p_value for t in ("sudoku", "countdown")] == [2 / 2**6, 2 / 2**4]
+    assert [found[t].p_corrected for t in ("sudoku", "countdown")] == [4 / 2**6, 4 / 2**6 * 2]
+    assert found["sudoku"].verdict.startswith("no difference shown on 6 items")
 
 
 def test_compare_all_without_baseline_says_so() -> None:
@@ -117,6 +146,7 @@ def test_compare_seeds_pairs_seeds_and_items() -> None:
     # Seed 2 of SFT has no partner. Item by item, over seeds 0 and 1: 1/2, 1, 0, 0.
     assert (found.by_seed, found.difference) == ((0.25, 0.5), 0.375)
     assert 0 <= found.interval.low < found.difference < found.interval.high <= 1
+    assert found.smallest is not None
 
 
 def test_compare_seeds_needs_the_same_items_and_decoder() -> None:

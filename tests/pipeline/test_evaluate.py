@@ -1,100 +1,183 @@
 """Evaluation without Ray: names, shards, the held-out set, items that do not touch each other."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline import artifacts
 from pipeline.artifacts import Manifest
 from pipeline.config import EvaluateSection, RatesSection, RunConfig, RunSection, TrainSection
-from pipeline.decode_shard import evaluate_items
 from pipeline.errors import ArtifactError, CheckpointError, DataError
-from pipeline.evaluate import (
+from pipeline.evaluate.actor import evaluate_items
+from pipeline.evaluate.decoders import open_decoder
+from pipeline.evaluate.items import held_out_problems, load_items
+from pipeline.evaluate.metrics import training_facts
+from pipeline.evaluate.plan import (
+    Target,
+    checkpoint_path,
     evaluation_name,
     plan_shards,
-    resolve_checkpoint_name,
-    training_facts,
+    plan_targets,
 )
-from pipeline.items import held_out_problems, load_items
+from pipeline.evaluate.rows import PARTS, ROW_SCHEMA, PartReader, PartWriter
 from pipeline.layout import STATE_FOLDER, layout
-from pipeline.models import open_denoiser, weights_fingerprint
+from pipeline.models import weights_fingerprint
+from pipeline.protocols import decoding
 from pipeline.tokenizers import open_tokenizer_at
 from pipeline.train import stage
 from weft.tasks.fingerprints import fingerprint, is_benchmark_item, is_held_out
+from weft.tasks.grading.limits import Graders
 
 
 def make_config(**changes: object) -> RunConfig:
-    settings = {"gen_length": 16, "block_length": 8, "steps": 8, "batch_size": 4} | changes
+    settings = {"gen_lengths": (16,), "block_length": 8, "steps": 8, "batch_size": 4} | changes
     return dataclasses.replace(
         RunConfig(),
         evaluate=dataclasses.replace(EvaluateSection(), **settings),  # type: ignore[arg-type]
     )
 
 
+def rows_of(config: RunConfig, problems: list[Any], checkpoint: Path) -> list[dict[str, Any]]:
+    """The result rows in the order of the problems."""
+    section = config.evaluate
+    how = decoding(section, problems[0].task, section.gen_lengths[0])
+    with Graders() as graders:
+        found = evaluate_items(open_decoder(str(checkpoint), section), problems, how, graders)
+        return [row for _, row in sorted(found, key=lambda pair: pair[0])]
+
+
 @pytest.mark.parametrize(
     "sampling",
-    [{}, {"temperature": 1.0}, {"remasking": "random"}, {"cfg_scale": 0.5}],
-    ids=["greedy", "temperature", "random", "guidance"],
+    [
+        {},
+        {"temperature": 1.0},
+        {"remasking": "random"},
+        {"cfg_scale": 0.5},
+        {"threshold": 0.02, "cache": "dual", "temperature": 1.0},
+    ],
+    ids=["greedy", "temperature", "random", "guidance", "fast"],
 )
 def test_an_item_decodes_alike_alone_and_in_any_batch(
     tiny_checkpoint: Path, sampling: dict[str, object]
 ) -> None:
     """Prompts of several lengths; the random denoiser's confidences lie far apart."""
-    path = str(tiny_checkpoint)
-    denoiser, tokenizer = open_denoiser(path), open_tokenizer_at(path)
     items = held_out_problems("countdown", 6)
-    together = evaluate_items(denoiser, tokenizer, "countdown", items, make_config(**sampling))
+    together = rows_of(make_config(**sampling), items, tiny_checkpoint)
     single = make_config(batch_size=1, **sampling)
-    alone = evaluate_items(denoiser, tokenizer, "countdown", items[::-1], single)[::-1]
+    alone = rows_of(single, items[::-1], tiny_checkpoint)[::-1]
     columns = ("item_id", "generation", "tokens", "unmask_step", "correct", "extracted", "nfe")
     for first, second in zip(together, alone, strict=True):
         assert {name: first[name] for name in columns} == {name: second[name] for name in columns}
 
 
-def test_rows_say_what_was_decoded(tiny_checkpoint: Path) -> None:
-    path = str(tiny_checkpoint)
-    denoiser, tokenizer = open_denoiser(path), open_tokenizer_at(path)
+def test_rows_say_what_was_decoded_and_how(tiny_checkpoint: Path) -> None:
+    tokenizer = open_tokenizer_at(str(tiny_checkpoint))
     items = held_out_problems("sudoku", 5)
-    rows = evaluate_items(denoiser, tokenizer, "sudoku", items, make_config(steps=4, seed=3))
+    config = make_config(steps=4, temperature=0.5, early_stop=False)
+    rows = rows_of(config, items, tiny_checkpoint)
     assert [row["item_id"] for row in rows] == [item.item_id for item in items]
     for row, item in zip(rows, items, strict=True):
         assert item.data["puzzle"] in row["prompt"]
         assert row["generation"] == tokenizer.decode(row["tokens"])
-        assert (row["nfe"], row["gen_length"], row["seed"]) == (4, 16, 3)
+        assert (row["nfe"], row["whole_passes"], row["gen_length"]) == (4, 4, 16)
         assert sorted(set(row["unmask_step"])) == [0, 1, 2, 3]
+        assert (row["protocol"], row["prompt_style"], row["steps"]) == ("own", "compact", 4)
+        assert (row["temperature"], row["cache"], row["early_stop"]) == (0.5, "none", False)
+        assert json.loads(row["details"])["num_blanks"] == 8
+        assert 0 < row["seconds"] <= row["latency"]
+        assert set(row) < set(ROW_SCHEMA.names)
 
 
 @pytest.mark.parametrize(
-    ("changes", "wanted"),
+    ("wanted", "changes", "name"),
     [
-        ({}, "base"),
-        ({"checkpoint": "sft"}, "sft"),
-        ({"checkpoint": "/models/LLaDA-8B/"}, "LLaDA-8B"),
-        ({"data_dir": "/data/benchmarks"}, "base-benchmarks"),
-        ({"checkpoint": "weft", "data_dir": "/data/benchmarks/"}, "weft-benchmarks"),
-        ({"checkpoint": "weft", "name": "mine"}, "mine"),
+        ("base", {}, "base"),
+        ("sft", {}, "sft"),
+        ("/models/LLaDA-8B/", {}, "LLaDA-8B"),
+        ("base", {"data_dir": "/data/benchmarks"}, "base-benchmarks"),
+        ("weft", {"data_dir": "/data/benchmarks/"}, "weft-benchmarks"),
+        ("weft", {"name": "mine"}, "mine"),
+        ("weft", {"name": "mine", "checkpoints": ("sft", "weft")}, "mine-weft"),
+        ("weft", {"gen_lengths": (16, 32)}, "weft-16"),
     ],
 )
-def test_an_evaluation_is_named_after_checkpoint_and_data(
-    changes: dict[str, object], wanted: str
+def test_an_evaluation_is_named_after_checkpoint_data_and_length(
+    wanted: str, changes: dict[str, object], name: str
 ) -> None:
-    assert evaluation_name(make_config(**changes)) == wanted
+    assert evaluation_name(make_config(**changes), wanted, 16) == name
+
+
+TARGET = Target("base", "tiny", 16, "folder", Manifest(stage="evaluate", config={}, inputs={}))
 
 
 @pytest.mark.parametrize("num_items", [1, 4, 5, 16, 37])
 @pytest.mark.parametrize("num_actors", [1, 3])
-def test_shards_cover_the_items_once_in_whole_batches(num_items: int, num_actors: int) -> None:
-    config = make_config(num_actors=num_actors)
-    shards = list(plan_shards(config, {"a": [None] * num_items, "b": [None] * 3}))
-    assert len({shard.name for shard in shards}) == len(shards)
-    for task, count in (("a", num_items), ("b", 3)):
+def test_shards_cover_the_missing_items_once_in_whole_batches(
+    num_items: int, num_actors: int
+) -> None:
+    section = make_config(num_actors=num_actors).evaluate
+    missing = {"sudoku": range(num_items), "countdown": [2, 5]}
+    lengths = {"sudoku": [7 * k % 5 for k in range(num_items)], "countdown": [1] * 6}
+    shards = list(plan_shards(section, TARGET, missing, lengths))
+    for task, positions in missing.items():
         mine = [shard for shard in shards if shard.task == task]
-        covered = [i for shard in mine for i in range(shard.start, min(shard.stop, count))]
-        assert covered == list(range(count))
-        assert all((shard.stop - shard.start) % 4 == 0 for shard in mine)
+        covered = [k for shard in mine for k in shard.positions]
+        assert sorted(covered) == list(positions)
+        assert [lengths[task][k] for k in covered] == sorted(lengths[task][k] for k in positions)
+        assert all(len(shard.positions) % 4 == 0 for shard in mine[:-1])
         assert len(mine) <= 2 * num_actors
+
+
+def test_every_checkpoint_at_every_length_is_an_evaluation(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tiny_checkpoint, other)
+    config = make_config(checkpoints=("base", str(other)), gen_lengths=(16, 32), tasks=("sudoku",))
+    items = {"sudoku": held_out_problems("sudoku", 2)}
+    targets = plan_targets(config, items)
+    assert [t.name for t in targets] == ["base-16", "base-32", "other-16", "other-32"]
+    assert len({t.wanted.recipe for t in targets}) == 4
+    # One of them alone is the same evaluation.
+    alone = make_config(checkpoints=("base",), gen_lengths=(32,), tasks=("sudoku",), batch_size=1)
+    assert plan_targets(alone, items)[0].wanted.recipe == targets[1].wanted.recipe
+
+
+def row(task: str, position: int) -> dict[str, Any]:
+    return {"task": task, "position": position, "item_id": f"{task}-{position}", "correct": True}
+
+
+def test_rows_are_there_once_they_are_written_and_read_once(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    writer, reader = PartWriter(folder), PartReader(folder)
+    assert reader.poll() == []
+    for position in (3, 1):
+        writer.add(row("sudoku", position))
+    writer.flush()
+    writer.add(row("countdown", 3))
+    writer.flush()
+    writer.flush()  # nothing more
+    assert [r["item_id"] for r in reader.poll()] == ["countdown-3", "sudoku-3", "sudoku-1"]
+    assert reader.poll() == []
+    assert len(PartReader(folder).poll()) == 3
+
+
+def test_a_file_of_rows_that_is_cut_in_the_middle_counts_as_not_there(tmp_path: Path) -> None:
+    writer = PartWriter(str(tmp_path))
+    for task in ("sudoku", "countdown"):
+        writer.add(row(task, 0))
+        writer.flush()
+    cut = tmp_path / PARTS / "sudoku-000000.parquet"
+    cut.write_bytes(cut.read_bytes()[:-10])
+    reader = PartReader(str(tmp_path))
+    assert [r["task"] for r in reader.poll()] == ["countdown"]
+    writer.add(row("sudoku", 0))
+    writer.flush()  # again, under the same name
+    assert [r["task"] for r in reader.poll()] == ["sudoku"]
 
 
 @pytest.mark.parametrize("task", ["sudoku", "countdown"])
@@ -119,16 +202,37 @@ def test_benchmark_items_are_all_or_the_first(shared_data: Path) -> None:
     assert first == everything[:7]
 
 
+def test_the_protocol_d1_takes_its_items_in_its_order(shared_data: Path) -> None:
+    folder = str(shared_data / "benchmarks")
+    section = make_config(data_dir=folder, protocol="d1").evaluate
+    sudoku, countdown, gsm8k = (load_items(section, t) for t in ("sudoku", "countdown", "gsm8k"))
+    assert (len(sudoku), len(countdown), len(gsm8k)) == (256, 256, 1319)
+    assert sudoku[0].item_id == "sudoku4x4-361"  # the first of the oracle
+    assert sudoku[0] != load_items(make_config(data_dir=folder).evaluate, "sudoku")[0]
+    assert gsm8k[0].item_id == "gsm8k-test-0"
+    first = dataclasses.replace(section, benchmark_items=2)
+    assert load_items(first, "sudoku") == sudoku[:2]
+
+
+def test_a_hub_that_cannot_be_reached_says_how_to_do_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    message = r"openai/gsm8k .*gsm8k from the hub.*put gsm8k_test\.jsonl .* as evaluate\.data_dir"
+    with pytest.raises(DataError, match=message):
+        load_items(make_config().evaluate, "gsm8k")
+
+
 def test_a_checkpoint_that_was_never_trained_is_named(tmp_path: Path) -> None:
-    config = make_config(checkpoint="weft")  # also the name of a folder of the source tree
+    config = make_config()  # weft is also the name of a folder of the source tree
     config = dataclasses.replace(
         config, run=dataclasses.replace(config.run, output_dir=str(tmp_path))
     )
     (tmp_path / "checkpoints" / "sft").mkdir(parents=True)
     with pytest.raises(CheckpointError, match=r"wanted one of sft, tiny.*got weft; jobs/train\.py"):
-        resolve_checkpoint_name(config)
-    tiny = dataclasses.replace(config.evaluate, checkpoint="tiny")
-    assert resolve_checkpoint_name(dataclasses.replace(config, evaluate=tiny)) == "tiny"
+        checkpoint_path(config, "weft")
+    assert checkpoint_path(config, "tiny") == "tiny"
+    assert checkpoint_path(config, "base") == config.model.path
 
 
 def test_training_facts_tell_a_seed_from_another_recipe(

@@ -14,8 +14,8 @@ import pytest
 from pipeline import artifacts, report, storage
 from pipeline.artifacts import Manifest
 from pipeline.config import RunConfig, RunSection
-from pipeline.decode_shard import ROW_SCHEMA
 from pipeline.errors import ArtifactError
+from pipeline.evaluate.rows import ROW_SCHEMA
 from pipeline.prepare.card import SourceCard, write_card
 from pipeline.prepare.shards import PREPARED_SCHEMA
 from pipeline.reference.entropies import ENTROPY_SCHEMA

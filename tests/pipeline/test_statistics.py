@@ -5,7 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.statistics import accuracy_interval, compare_paired, mean_interval
+from pipeline.statistics import (
+    accuracy_interval,
+    compare_items,
+    compare_paired,
+    crossed_interval,
+    holm,
+    mean_interval,
+    smallest_difference,
+)
 
 
 def answers(correct: int, total: int) -> list[bool]:
@@ -85,3 +93,48 @@ def test_statistics_refuse_nothing_and_unequal_items() -> None:
         compare_paired([True, False], [True])
     with pytest.raises(ValueError, match="got 0 and 0"):
         compare_paired([], [])
+
+
+def test_items_are_paired_by_their_ids() -> None:
+    first, second = {"a": True, "b": False, "c": True}, {"c": True, "b": True, "a": True}
+    assert compare_items(first, second) == compare_paired([True, False, True], [True, True, True])
+    message = (
+        r"wanted the same items.*1 only in the first \(c\), 4 only in the second \(d, e, f and 1"
+    )
+    with pytest.raises(ValueError, match=message):
+        compare_items({"a": True, "c": True}, dict.fromkeys("adefg", True))
+
+
+def test_holm_by_hand() -> None:
+    """Sorted 0.01, 0.02, 0.04 times 3, 2, 1, and never below the one before."""
+    assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_the_smallest_difference_is_the_usual_approximation() -> None:
+    """(1.96 + 0.84) standard errors, for many items."""
+    differences = np.array([1.0] * 300 + [-1.0] * 200 + [0.0] * 500)
+    error = differences.std(ddof=1) / math.sqrt(1000)
+    wanted = (1.959964 + 0.841621) * error
+    assert smallest_difference(differences) == pytest.approx(wanted, rel=0.002)
+    assert smallest_difference(np.zeros(5)) is None
+    assert smallest_difference(np.ones(1)) is None
+
+
+def test_seeds_widen_an_interval_that_items_alone_do_not() -> None:
+    rng = np.random.default_rng(0)
+    effects = np.array([0.3, -0.1, 0.1, 0.2, 0.0])[:, None]
+    values = effects + rng.normal(size=(5, 400)) * 0.1
+    crossed, items = crossed_interval(values), mean_interval(values.mean(axis=0))
+    assert crossed.low < items.low < items.high < crossed.high
+    # Over seeds alone: the standard error of five means, less their share (S - 1) / S.
+    half = 1.96 * effects.std(ddof=0) / math.sqrt(5)
+    assert crossed.high - crossed.low == pytest.approx(2 * half, rel=0.1)
+
+
+def test_without_differing_seeds_items_decide() -> None:
+    """Of equal rows the interval is that of one row, but for the grid of the bootstrap."""
+    row = (np.arange(100) % 4 == 0).astype(float)
+    crossed, single = crossed_interval(np.tile(row, (3, 1))), mean_interval(row)
+    assert (crossed.low, crossed.high) == pytest.approx((single.low, single.high), abs=0.011)

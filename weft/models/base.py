@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from weft.head import Head
+from weft.models.kv_cache import PartOfRows, WholeRows
 
 
 class Denoiser(nn.Module, ABC):
@@ -68,6 +69,25 @@ class Denoiser(nn.Module, ABC):
                 f"a document; turn it off"
             )
         return self.hidden_states(input_ids, attention_mask)[is_wanted]
+
+    def states_of_whole(
+        self, input_ids: Tensor, attention_mask: Tensor | None, part: WholeRows
+    ) -> Tensor:
+        """What ``hidden_states`` gives, with keys and values stored for ``states_of_part``.
+
+        Raises ValueError where the family cannot do it.
+        """
+        raise ValueError(
+            f"{type(self).__name__}: a cache wants blocks whose keys and values can be kept; "
+            f"decode without one"
+        )
+
+    def states_of_part(self, input_ids: Tensor, part: PartOfRows) -> Tensor:
+        """Hidden states [B, C, D] of the tokens ``input_ids`` [B, C] at ``part.columns`` alone.
+
+        Not shifted: under ``architecture.logit_shift`` row i predicts the token behind it.
+        """
+        raise ValueError(f"{type(self).__name__}: has no cache, see states_of_whole")
 
     @property
     @abstractmethod
@@ -148,6 +168,8 @@ class Architecture(ABC):
     """The keys of ``config.json``, as they are saved again."""
     can_pack: ClassVar[bool] = False
     """Whether attention can be limited to a document; see ``Denoiser.hidden_at``."""
+    can_cache: ClassVar[bool] = False
+    """Whether keys and values can be kept; see ``Denoiser.states_of_whole``."""
 
     @abstractmethod
     def build(self) -> Denoiser:

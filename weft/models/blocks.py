@@ -21,6 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from weft.head import Head, working_dtype
 from weft.models.base import Architecture, Denoiser, without_adapter
 from weft.models.documents import Documents, document_attention
+from weft.models.kv_cache import CachedPass, PartOfRows, WholeRows
 from weft.models.weights import Header, read_tensor, read_weights, require_fit
 
 ATTENTION = "weft_sdpa"
@@ -43,6 +44,7 @@ class BlockArchitecture(Architecture):
     official_name: Callable[[str], str]
     """Name of a weight of ours (``blocks.0.mlp.up_proj.weight``) in the family's checkpoints."""
     can_pack: ClassVar[bool] = True
+    can_cache: ClassVar[bool] = True
 
     def build(self) -> "BlockDenoiser":
         """See ``Architecture.build``."""
@@ -84,19 +86,42 @@ class BlockDenoiser(Denoiser):
         documents: Documents | None = None,
     ) -> Tensor:
         """See ``Denoiser.hidden_states``; ``documents`` say what the only row is made of."""
+        positions = documents.positions if documents else _places(input_ids)
+        hidden = self._run(input_ids, positions, _seen(attention_mask), documents=documents)
+        return _shifted(hidden, documents) if self.architecture.logit_shift else hidden
+
+    def states_of_whole(
+        self, input_ids: Tensor, attention_mask: Tensor | None, part: WholeRows
+    ) -> Tensor:
+        """See ``Denoiser.states_of_whole``."""
+        hidden = self._run(input_ids, _places(input_ids), _seen(attention_mask), cached=part)
+        return _shifted(hidden, None) if self.architecture.logit_shift else hidden
+
+    def states_of_part(self, input_ids: Tensor, part: PartOfRows) -> Tensor:
+        """See ``Denoiser.states_of_part``."""
+        return self._run(input_ids, part.columns, part.is_seen(), cached=part)
+
+    def _run(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        is_seen: Tensor | None,
+        documents: Documents | None = None,
+        cached: CachedPass | None = None,
+    ) -> Tensor:
+        """The blocks over tokens at ``positions``, which attend to what ``is_seen``."""
         hidden = self.wte(input_ids)
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        bias = None if is_seen is None else _bias(is_seen, hidden)
         # The rotation is computed in float32 and handed on in the dtype of the blocks.
-        rotation = self.rotary(hidden, documents.positions if documents else positions)
-        bias = _attention_bias(attention_mask, hidden)
+        rotation = self.rotary(hidden, positions)
         for block in self.blocks:
-            arguments = (block, hidden, bias, rotation, documents)
+            arguments = (block, hidden, bias, rotation, documents, cached)
             if self._recomputes and self.training:
                 hidden = checkpoint(_run_block, *arguments, use_reentrant=False)
             else:
                 hidden = _run_block(*arguments)
-        hidden = self.ln_f(hidden)
-        return _shifted(hidden, documents) if self.architecture.logit_shift else hidden
+        normed: Tensor = self.ln_f(hidden)
+        return normed
 
     def hidden_at(
         self,
@@ -188,11 +213,21 @@ def _run_block(
     bias: Tensor | None,
     rotation: tuple[Tensor, Tensor],
     documents: Documents | None,
+    cached: CachedPass | None,
 ) -> Tensor:
     output: Tensor = block(
-        hidden, attention_mask=bias, position_embeddings=rotation, documents=documents
+        hidden,
+        attention_mask=bias,
+        position_embeddings=rotation,
+        documents=documents,
+        cached=cached,
     )
     return output
+
+
+def _places(input_ids: Tensor) -> Tensor:
+    """[1, L] int64: 0 to L - 1."""
+    return torch.arange(input_ids.shape[1], device=input_ids.device)[None]
 
 
 def _shifted(hidden: Tensor, documents: Documents | None) -> Tensor:
@@ -209,19 +244,23 @@ def _without_twin(tensors: dict[str, Tensor], twin: str, original: str) -> dict[
     return tensors
 
 
-def _attention_bias(attention_mask: Tensor | None, hidden: Tensor) -> Tensor | None:
-    """[B, 1, L, L] for SDPA, in the dtype of the attention: 0 where it goes, else minus infinity.
-
-    A row of padding attends to itself, so that its softmax is never empty. Of a bool mask every
-    block would make such a bias of its own, and keep it for the backward pass.
-    """
+def _seen(attention_mask: Tensor | None) -> Tensor | None:
+    """[B, 1, L, L] bool; a row of padding sees itself, so that its softmax is never empty."""
     if attention_mask is None:
         return None
     length, device = attention_mask.shape[1], attention_mask.device
     itself = torch.eye(length, dtype=torch.bool, device=device)
-    is_seen = attention_mask[:, None, None, :] | itself[None, None]
-    dtype = torch.float32 if device.type == "cpu" else working_dtype(hidden)
-    return torch.zeros(is_seen.shape, dtype=dtype, device=device).masked_fill(~is_seen, -math.inf)
+    return attention_mask[:, None, None, :] | itself[None, None]
+
+
+def _bias(is_seen: Tensor, hidden: Tensor) -> Tensor:
+    """For SDPA: 0 where ``is_seen``, else minus infinity, in the dtype of the attention.
+
+    Of a bool mask every block would make such a bias of its own, and keep it for the backward pass.
+    """
+    dtype = torch.float32 if hidden.device.type == "cpu" else working_dtype(hidden)
+    zeros = torch.zeros(is_seen.shape, dtype=dtype, device=hidden.device)
+    return zeros.masked_fill(~is_seen, -math.inf)
 
 
 def _attention(
@@ -231,13 +270,16 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     documents: Documents | None = None,
+    cached: CachedPass | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' SDPA, or attention within documents; in float32 on a CPU.
+    """transformers' SDPA, or attention within documents or with a cache; in float32 on a CPU.
 
     There the backward pass of the fused kernel takes four times as long in bfloat16.
     """
     dtype, is_cpu = value.dtype, query.device.type == "cpu"
+    if cached is not None:
+        key, value = cached.extend(module.layer_idx, key, value)  # type: ignore[arg-type]
     if is_cpu:
         query, key, value = query.float(), key.float(), value.float()
     with torch.autocast("cpu", enabled=False) if is_cpu else contextlib.nullcontext():

@@ -1,5 +1,7 @@
 """Decoding with a masked diffusion denoiser."""
 
-from weft.sampling.llada import Generation, generate
+from weft.decode_settings import DecodeSettings
+from weft.sampling.canvas import Decoded, Request
+from weft.sampling.decoder import Generation, decode, generate
 
-__all__ = ["Generation", "generate"]
+__all__ = ["DecodeSettings", "Decoded", "Generation", "Request", "decode", "generate"]

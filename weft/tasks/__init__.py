@@ -4,15 +4,29 @@ import functools
 import importlib
 
 from weft.suggest import did_you_mean
-from weft.tasks.base import Task
+from weft.tasks.base import PuzzleTask, Task
 
-_MODULES = {
+_PUZZLES = {
     "countdown": "weft.tasks.countdown_task",
     "sudoku": "weft.tasks.sudoku_task",
+}
+_CODE = {
+    "humaneval": "weft.tasks.humaneval_task",
+    "mbpp": "weft.tasks.mbpp_task",
+}
+_MODULES = {
+    **_PUZZLES,
+    "gsm8k": "weft.tasks.gsm8k_task",
+    "math500": "weft.tasks.math500_task",
+    **_CODE,
 }
 """Name -> the module whose ``TASK`` it is."""
 
 TASK_NAMES = tuple(_MODULES)
+PUZZLE_NAMES = tuple(_PUZZLES)
+"""Tasks whose problems are generated."""
+CODE_NAMES = tuple(_CODE)
+"""Tasks whose graders run what a model wrote."""
 
 
 @functools.cache
@@ -24,4 +38,15 @@ def get_task(name: str) -> Task:
             f"{did_you_mean(name, TASK_NAMES)}"
         )
     task: Task = importlib.import_module(_MODULES[name]).TASK
+    return task
+
+
+def get_puzzle(name: str) -> PuzzleTask:
+    """The task called ``name``; ValueError unless its problems are generated."""
+    task = get_task(name)
+    if not isinstance(task, PuzzleTask):
+        raise ValueError(
+            f"get_puzzle: wanted a task whose problems are generated ({', '.join(PUZZLE_NAMES)}), "
+            f"got {name!r}"
+        )
     return task

@@ -23,7 +23,8 @@ def load_benchmark(task: Task, data_dir: str) -> list[Problem]:
     problems: dict[str, Problem] = {}
     for number, line in enumerate(_read_lines(path), start=1):
         try:
-            problem = task.parse_row(_parse_object(line))
+            row = {"id": f"{task.name}-test-{number - 1}", **_parse_object(line)}
+            problem = task.parse_row(row)
             if problem.item_id in problems:
                 raise ValueError(f"wanted an id of its own, got {problem.item_id!r} again")
         except ValueError as error:
@@ -59,7 +60,7 @@ def _parse_object(line: bytes) -> Mapping[str, Any]:
 
 def require_string(row: Mapping[str, Any], key: str) -> str:
     """The string that is not empty under ``key``; ValueError otherwise."""
-    value = row.get(key)
+    value = _require(row, key)
     if not isinstance(value, str) or not value:
         raise ValueError(f"wanted a string that is not empty as {key!r}, got {value!r}")
     return value
@@ -67,10 +68,16 @@ def require_string(row: Mapping[str, Any], key: str) -> str:
 
 def require_integer(row: Mapping[str, Any], key: str, *, least: int) -> int:
     """The whole number under ``key``, at least ``least``; ValueError otherwise."""
-    value = row.get(key)
+    value = _require(row, key)
     if type(value) is not int or value < least:
         raise ValueError(f"wanted a whole number of at least {least} as {key!r}, got {value!r}")
     return value
+
+
+def _require(row: Mapping[str, Any], key: str) -> Any:
+    if key not in row:
+        raise ValueError(f"wanted a column {key!r}, got the columns {', '.join(sorted(row))}")
+    return row[key]
 
 
 def d1_selection(num_items: int, count: int) -> list[int]:

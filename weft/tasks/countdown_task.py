@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from weft.tasks import countdown
-from weft.tasks.base import Problem, Task, Verdict, check_paired
+from weft.tasks.base import Problem, PuzzleTask, Verdict, answered_rate
 from weft.tasks.benchmarks import require_integer, require_string
 from weft.tasks.grading import countdown as grading
 from weft.tasks.prompts import D1_FORMAT
@@ -24,7 +24,7 @@ _D1_SYSTEM = (
 )
 
 
-class CountdownTask(Task):
+class CountdownTask(PuzzleTask):
     """Combine three numbers into a target."""
 
     name = "countdown"
@@ -87,9 +87,7 @@ class CountdownTask(Task):
         self, problems: Sequence[Problem], verdicts: Sequence[Verdict]
     ) -> dict[str, float | int]:
         """``answered_rate``: how often there was an answer to grade at all."""
-        check_paired(problems, verdicts)
-        num_answered = sum(verdict.extracted is not None for verdict in verdicts)
-        return {"answered_rate": num_answered / len(verdicts)}
+        return {**answered_rate(problems, verdicts)}
 
 
 def _require_numbers(row: Mapping[str, Any]) -> list[int]:

@@ -9,7 +9,7 @@ import hashlib
 import json
 from importlib.resources import files
 
-from weft.tasks import get_task
+from weft.tasks import get_puzzle
 from weft.tasks.base import Problem
 
 FINGERPRINT_FILE = "benchmark_fingerprints.json"
@@ -22,7 +22,7 @@ def fingerprint(problem: Problem) -> str:
     Equal for two problems exactly if they are the same item, whatever their ids, the order of their
     numbers or their example solution.
     """
-    identity = get_task(problem.task).identity(problem)
+    identity = get_puzzle(problem.task).identity(problem)
     return hashlib.sha256(f"{problem.task}:{identity}".encode()).hexdigest()
 
 

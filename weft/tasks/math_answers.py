@@ -26,7 +26,7 @@ def _parse(text: str) -> Any:
     _quiet()
     if "\\boxed" in text:
         text = text[text.rindex("\\boxed") :]  # all boxes would be taken for one answer
-    elif "$" not in text:
+    elif "$" not in text.replace("\\$", ""):  # a price has a dollar too
         # A bare expression is not looked for unless it is set as mathematics.
         found = parse(f"${text}$", parsing_timeout=_TIMEOUT_S)
         if found:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from weft.tasks import sudoku
-from weft.tasks.base import Problem, Task, Verdict, check_paired, share
+from weft.tasks.base import Problem, PuzzleTask, Verdict, check_paired, share
 from weft.tasks.benchmarks import require_integer, require_string
 from weft.tasks.grading import sudoku as grading
 
@@ -37,7 +37,7 @@ Your step-by-step solving process
 """
 
 
-class SudokuTask(Task):
+class SudokuTask(PuzzleTask):
     """Fill the blanks of a 4x4 grid."""
 
     name = "sudoku"

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weft.tasks import TASK_NAMES, get_task
+from weft.tasks import PUZZLE_NAMES, get_puzzle, get_task
 from weft.tasks import sudoku as solver
 from weft.tasks.benchmarks import d1_selection
 
@@ -21,7 +21,23 @@ COUNTDOWN_ROW = {
     "target": 23,
     "example_solution": "(93+(30-100))",
 }
-ROWS: dict[str, dict[str, object]] = {"sudoku": SUDOKU_ROW, "countdown": COUNTDOWN_ROW}
+GSM8K_ROW = {"question": "How many?", "answer": "1,000 + 2 = <<1000+2=1002>>\n#### 1,002"}
+MATH_ROW = {"problem": "What?", "answer": "\\frac12", "unique_id": "test/a/1.json", "level": 2}
+HUMANEVAL_ROW = {
+    "task_id": "HumanEval/0",
+    "prompt": "def f(x):\n",
+    "test": "def check(g):\n    assert g(1) == 1\n",
+    "entry_point": "f",
+}
+MBPP_ROW = {"task_id": 11, "prompt": "Write f.", "test_list": ["assert f(1) == 1"]}
+ROWS: dict[str, dict[str, object]] = {
+    "sudoku": SUDOKU_ROW,
+    "countdown": COUNTDOWN_ROW,
+    "gsm8k": GSM8K_ROW,
+    "math500": MATH_ROW,
+    "humaneval": HUMANEVAL_ROW,
+    "mbpp": MBPP_ROW,
+}
 
 
 def write(folder: Path, name: str, *lines: str) -> str:
@@ -41,21 +57,21 @@ def test_load_benchmark_reads_the_published_files(shared_data: Path) -> None:
     assert countdown[0].data["numbers"] == [30, 100, 93]
 
 
-@pytest.mark.parametrize("name", TASK_NAMES)
+@pytest.mark.parametrize("name", PUZZLE_NAMES)
 def test_published_items_have_traces_that_solve_them(name: str, shared_data: Path) -> None:
-    task = get_task(name)
+    task = get_puzzle(name)
     for item in task.load_benchmark(str(shared_data / "benchmarks"))[:100]:
         assert task.grade(item, task.response(item)).correct
 
 
-@pytest.mark.parametrize("name", TASK_NAMES)
+@pytest.mark.parametrize("name", PUZZLE_NAMES)
 def test_load_benchmark_keeps_order_and_needs_no_last_newline(name: str, tmp_path: Path) -> None:
     rows = [json.dumps(ROWS[name] | {"id": item_id}) for item_id in ("z", "a")]
     folder = write(tmp_path, name, "\n".join(rows))
     assert [item.item_id for item in get_task(name).load_benchmark(folder)] == ["z", "a"]
 
 
-@pytest.mark.parametrize("name", TASK_NAMES)
+@pytest.mark.parametrize("name", PUZZLE_NAMES)
 def test_missing_and_empty_files_are_named(name: str, tmp_path: Path) -> None:
     task = get_task(name)
     with pytest.raises(ValueError, match=rf"{task.benchmark_file}: wanted a readable .* data_dir"):
@@ -78,6 +94,12 @@ def test_missing_and_empty_files_are_named(name: str, tmp_path: Path) -> None:
         ("countdown", {"numbers": None}, "wanted 3 whole numbers above 0"),
         ("countdown", {"target": 23.0}, "as 'target', got 23.0"),
         ("countdown", {"example_solution": "30+100"}, "wanted 23 from"),
+        ("gsm8k", {"answer": "#### some"}, "wanted a number, alone or behind ####, as 'answer'"),
+        ("gsm8k", {"question": ""}, "as 'question', got ''"),
+        ("math500", {"answer": None}, "as 'answer', got None"),
+        ("math500", {"unique_id": 7}, "as 'unique_id', got 7"),
+        ("humaneval", {"test": ""}, "as 'test', got ''"),
+        ("mbpp", {"test_list": []}, "wanted assertions as a list 'test_list'"),
     ],
 )
 def test_malformed_rows_are_refused_with_file_line_and_remedy(
@@ -87,6 +109,32 @@ def test_malformed_rows_are_refused_with_file_line_and_remedy(
     folder = write(tmp_path, name, good + "\n", bad + "\n")
     with pytest.raises(ValueError, match=rf"{get_task(name).benchmark_file}, line 2: .*{message}"):
         get_task(name).load_benchmark(folder)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_file_with_other_columns_is_refused_with_those_it_has(name: str, tmp_path: Path) -> None:
+    wanted = "assertions" if name == "mbpp" else "a column|3 whole numbers"
+    row = json.dumps({"input": "1 + 1", "output": "2"})
+    with pytest.raises(ValueError, match=rf"line 1: wanted ({wanted})"):
+        get_task(name).load_benchmark(write(tmp_path, name, row))
+    with pytest.raises(ValueError, match="a column 'puzzle', got the columns id, input, output"):
+        get_task("sudoku").load_benchmark(write(tmp_path, "sudoku", row))
+
+
+def test_rows_without_an_id_are_known_by_their_place(tmp_path: Path) -> None:
+    line = json.dumps(GSM8K_ROW) + "\n"
+    items = get_task("gsm8k").load_benchmark(write(tmp_path, "gsm8k", line, line))
+    assert [item.item_id for item in items] == ["gsm8k-test-0", "gsm8k-test-1"]
+    assert items[0].data == {"question": "How many?", "answer": "1002"}
+
+
+def test_published_questions_are_read(shared_data: Path) -> None:
+    folder = str(shared_data / "benchmarks")
+    gsm8k, math = (get_task(name).load_benchmark(folder) for name in ("gsm8k", "math500"))
+    assert (len(gsm8k), len(math)) == (1319, 500)
+    assert gsm8k[0].item_id == "gsm8k-test-0"
+    assert gsm8k[0].data["answer"] == "18"
+    assert (math[0].data["subject"], math[0].data["level"]) == ("Precalculus", 2)
 
 
 @pytest.mark.parametrize("line", [b"{", b"[1]", b"", b"\xff\xfe{", b"[" * 100_000])

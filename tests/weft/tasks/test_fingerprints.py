@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from weft.tasks import TASK_NAMES, get_task
+from weft.tasks import PUZZLE_NAMES, get_puzzle
 from weft.tasks.base import Problem
 from weft.tasks.fingerprints import (
     benchmark_fingerprints,
@@ -41,13 +41,13 @@ def test_published_items_are_known_without_their_files() -> None:
 
 def test_list_equals_that_of_the_published_files(shared_data: Path) -> None:
     folder = str(shared_data / "benchmarks")
-    items = [item for name in TASK_NAMES for item in get_task(name).load_benchmark(folder)]
+    items = [item for name in PUZZLE_NAMES for item in get_puzzle(name).load_benchmark(folder)]
     assert {fingerprint(item) for item in items} == benchmark_fingerprints()
 
 
-@pytest.mark.parametrize("name", TASK_NAMES)
+@pytest.mark.parametrize("name", PUZZLE_NAMES)
 def test_held_out_is_a_sixteenth_decided_by_content(name: str) -> None:
-    task = get_task(name)
+    task = get_puzzle(name)
     problems = [task.generate(seed=0, index=index) for index in range(800)]
     held_out = [problem for problem in problems if is_held_out(problem)]
     # 50 expected of 800; six standard deviations of a binomial are 41.

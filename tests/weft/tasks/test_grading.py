@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.tasks import TASK_NAMES, get_task
+from weft.tasks import PUZZLE_NAMES, get_task
 from weft.tasks.base import Problem, Verdict
 from weft.tasks.grading import countdown, sudoku
 from weft.tasks.grading.arithmetic import PYTHON_OPERATORS, evaluate, parse
@@ -198,7 +198,7 @@ def test_sudoku_aggregate_by_hand() -> None:
     assert "unique_valid_rate" not in task.aggregate([several], verdicts[2:])
 
 
-@pytest.mark.parametrize("name", TASK_NAMES)
+@pytest.mark.parametrize("name", PUZZLE_NAMES)
 def test_aggregate_refuses_what_does_not_pair(name: str) -> None:
     with pytest.raises(ValueError, match="got 1 problems and 0 verdicts"):
         get_task(name).aggregate([PROBLEMS[name]], [])
@@ -227,7 +227,7 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("name", TASK_NAMES)
+@pytest.mark.parametrize("name", PUZZLE_NAMES)
 @pytest.mark.parametrize("number", range(len(HOSTILE)))
 def test_grade_of_megabytes_is_quick(name: str, number: int) -> None:
     started = time.perf_counter()
