@@ -11,7 +11,7 @@ RUN ?= runs/tiny
 export RAY_worker_niceness ?= 0
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help install demo test test-long test-vllm check format clean
+.PHONY: help install demo test test-browser test-long test-vllm check format clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -38,6 +38,11 @@ test: install  ## all tests
 
 test-long: install  ## the tests that take minutes each
 	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -m long
+
+test-browser: install  ## the report in headless Chromium, which Debian's packages give
+	command -v chromedriver > /dev/null || \
+		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver)
+	$(BIN)/python -m pytest -m browser
 
 test-vllm: $(VLLM_VENV)/.installed  ## build an environment with vLLM for CPUs, test in it
 	RAY_AUTH_MODE=disabled $(VLLM_VENV)/bin/python -m pytest -m vllm

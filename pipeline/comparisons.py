@@ -69,7 +69,7 @@ def compare_all(evaluations: list[Evaluation], baseline: str) -> list[Comparison
     """
     found = []
     for (task, _), group in _groups(evaluations).items():
-        candidates = [e for e in group if e.name.startswith(baseline)]
+        candidates = [e for e in group if is_named(e.name, baseline)]
         for evaluation in group:
             if not candidates:
                 reason = _no_baseline(task, evaluation, evaluations, baseline)
@@ -79,6 +79,11 @@ def compare_all(evaluations: list[Evaluation], baseline: str) -> list[Comparison
             if other is not evaluation:
                 found.append(_compare(task, evaluation, other))
     return _corrected(found)
+
+
+def is_named(name: str, baseline: str) -> bool:
+    """Whether the evaluation or recipe ``name`` is one of the ``baseline``, of whichever run."""
+    return name.rpartition("/")[2].startswith(baseline)
 
 
 def _corrected(comparisons: list[Comparison]) -> list[Comparison]:
@@ -99,7 +104,7 @@ def _no_baseline(
     task: str, evaluation: Evaluation, evaluations: list[Evaluation], baseline: str
 ) -> str:
     """Why ``evaluation`` is compared with nothing: no baseline, or one over other items."""
-    others = [e for e in evaluations if e.name.startswith(baseline) and task in e.metrics["tasks"]]
+    others = [e for e in evaluations if is_named(e.name, baseline) and task in e.metrics["tasks"]]
     if not others:
         return f"cannot be compared: nothing named {baseline} ran on the same items"
     differing = item_difference(verdicts(evaluation, task), verdicts(others[0], task))

@@ -459,6 +459,10 @@ class ReportSection:
     """Evaluation that the others are compared with, item by item."""
     num_examples: int = 2
     """Traces and generations shown of each kind."""
+    num_failures: int = 20
+    """Wrong answers of each task and evaluation that can be looked through."""
+    runs: tuple[str, ...] = ()
+    """Output folders of further runs, whose checkpoints and evaluations are shown as well."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,8 +56,8 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "train.max_grad_norm train.max_failures train.max_skipped_steps train.device_memory_gib "
         "evaluate.benchmark_items evaluate.block_length evaluate.steps "
         "rates.gamma rates.rate_min reference.num_gpus evaluate.num_gpus "
-        "report.num_examples rates.refresh_lag train.export_every traces.temperature "
-        "traces.num_gpus"
+        "report.num_examples report.num_failures rates.refresh_lag train.export_every "
+        "traces.temperature traces.num_gpus"
     )
     positive = (
         "train.learning_rate train.muon_learning_rate rates.rate_max data.num_cpus "

@@ -109,20 +109,45 @@ def _bars(axes: Any, task: str, rows: Sequence[Bar], colours: Mapping[str, str])
     axes.set_title(f"{task}: accuracy (%)", loc="left")
 
 
-def learning_curves(histories: Mapping[str, History], colours: Mapping[str, str]) -> Markup:
-    """Loss, NLL, clamp rate and tokens per second over the optimizer steps of every checkpoint."""
-    label = "learning curves of " + ", ".join(histories)
+def learning_curves(
+    groups: Mapping[str, Mapping[str, History]], colours: Mapping[str, str]
+) -> Markup:
+    """Loss, NLL, clamp rate and tokens per second over the optimizer steps of every checkpoint.
+
+    ``groups`` are the checkpoints that differ in their seed alone; of several their mean is drawn,
+    with each of them faintly behind it. ``colours`` are those of the groups.
+    """
+    label = "learning curves of " + ", ".join(groups)
     with _drawing("learning", label, 9.0, 5.0) as drawing:
         panels = drawing.figure.subplots(2, 2, sharex=True)
         for axes, (key, title) in zip(panels.flat, _CURVES, strict=True):
-            for name, history in histories.items():
-                points = [(row["step"], row[key]) for row in history if key in row]
-                _line(axes, name, points, colours[name])
+            for name, histories in groups.items():
+                curves = [_points(history, key) for history in histories.values()]
+                _group(axes, name, curves, colours[name])
             axes.set_title(title, loc="left")
         for axes in panels[1]:
             axes.set_xlabel("optimizer step")
         panels[0, 0].legend()
     return drawing.svg
+
+
+def _points(history: History, key: str) -> list[tuple[float, float]]:
+    return [(row["step"], row[key]) for row in history if key in row]
+
+
+def _group(
+    axes: Any, name: str, curves: Sequence[Sequence[tuple[float, float]]], colour: str
+) -> None:
+    """One curve, or the mean of several over the steps that all of them have."""
+    if len(curves) == 1:
+        _line(axes, name, list(curves[0]), colour)
+        return
+    for curve in curves:
+        axes.plot(*zip(*curve, strict=True), color=colour, alpha=0.35, linewidth=0.8)
+    values = [dict(curve) for curve in curves]
+    steps = sorted(set.intersection(*(set(found) for found in values)))
+    mean = [(step, float(np.mean([found[step] for found in values]))) for step in steps]
+    _line(axes, f"{name} (mean of {len(curves)} seeds)", mean, colour)
 
 
 def _line(axes: Any, name: str, points: list[tuple[float, float]], colour: str) -> None:
@@ -188,6 +213,60 @@ def drift_curves(histories: Mapping[str, History], colours: Mapping[str, str]) -
     return drawing.svg
 
 
+def accuracy_by_length(
+    tasks: Mapping[str, Mapping[str, Sequence[tuple[int, Bar]]]],
+) -> Markup:
+    """Accuracy over the length of the canvas, a panel a task and a line a checkpoint.
+
+    ``tasks``: task -> checkpoint -> its lengths and bars, in rising order.
+    """
+    label = "accuracy by length of the canvas: " + ", ".join(tasks)
+    with _drawing("accuracy-length", label, 9.0, 2.8 * ((len(tasks) + 1) // 2)) as drawing:
+        panels = drawing.figure.subplots((len(tasks) + 1) // 2, 2, squeeze=False)
+        for axes in panels.flat[len(tasks) :]:
+            axes.set_axis_off()
+        for axes, (task, curves) in zip(panels.flat, tasks.items(), strict=False):
+            for number, (name, points) in enumerate(curves.items()):
+                lengths, bars = zip(*points, strict=True)
+                _with_intervals(axes, name, lengths, bars, number)
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.set_xlabel("tokens of the canvas")
+            axes.set_title(f"{task}: accuracy (%)", loc="left")
+            axes.grid(visible=True)
+        panels[0, 0].legend()
+    return drawing.svg
+
+
+def _with_intervals(
+    axes: Any, name: str, x: Sequence[float], bars: Sequence[Bar], number: int
+) -> None:
+    values = 100 * np.array([(bar.accuracy, bar.low, bar.high) for bar in bars])
+    centre, low, high = values.T
+    errors = np.clip([centre - low, high - centre], 0, None)
+    colour = _COLOURS[number % len(_COLOURS)]
+    axes.errorbar(x, centre, yerr=errors, fmt=".-", color=colour, label=name, capsize=2)
+
+
+def accuracy_by_nfe(tasks: Mapping[str, Sequence[tuple[float, Bar]]]) -> Markup:
+    """Accuracy over the mean forward passes of an item, a panel a task and a mark an evaluation."""
+    label = "accuracy by forward passes: " + ", ".join(tasks)
+    with _drawing("accuracy-passes", label, 9.0, 3.0 * ((len(tasks) + 1) // 2)) as drawing:
+        panels = drawing.figure.subplots((len(tasks) + 1) // 2, 2, squeeze=False)
+        for axes in panels.flat[len(tasks) :]:
+            axes.set_axis_off()
+        for axes, (task, points) in zip(panels.flat, tasks.items(), strict=False):
+            for number, (nfe, bar) in enumerate(points):
+                _with_intervals(axes, bar.label, [nfe], [bar], number)
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.set_xlabel("forward passes an item")
+            axes.set_title(f"{task}: accuracy (%)", loc="left")
+            axes.grid(visible=True)
+            axes.legend(fontsize=7)
+    return drawing.svg
+
+
 def accuracy_over_nfe(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
     """Accuracy over mean forward passes of an item, a line for each of ``curves``."""
     with _drawing("accuracy-nfe", "accuracy over forward passes", 5.5, 3.4) as drawing:
@@ -200,6 +279,25 @@ def accuracy_over_nfe(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Ma
         axes.set_xlabel("forward passes an item")
         axes.set_title("accuracy (%)", loc="left")
         axes.legend()
+    return drawing.svg
+
+
+def rate_histograms(rates: np.ndarray, noise_levels: np.ndarray) -> Markup:
+    """Shares of tokens by relative rate, and by their own noise level; of uniform ones a line."""
+    with _drawing("rates", "histograms of rates and of noise levels", 9.0, 2.8) as drawing:
+        left, right = drawing.figure.subplots(1, 2)
+        counts, edges = np.histogram(rates, bins=np.geomspace(rates.min(), rates.max() + 1e-6, 41))
+        width = np.diff(edges)
+        left.bar(edges[:-1], 100 * counts / len(rates), width, align="edge", color=_COLOURS[2])
+        left.set_xscale("log")
+        left.set_xlabel("relative rate")
+        left.set_title("tokens (%)", loc="left")
+        counts, edges = np.histogram(noise_levels, bins=np.linspace(0, 1, 26))
+        share = 100 * counts / len(noise_levels)
+        right.bar(edges[:-1], share, np.diff(edges), align="edge", color=_COLOURS[5])
+        right.axhline(100 / 25, color=_INK, linewidth=0.8, linestyle=":")
+        right.set_xlabel("noise level of a token, with t uniform")
+        right.set_title("tokens (%); dotted: SFT", loc="left")
     return drawing.svg
 
 

@@ -103,6 +103,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
             data_dir=_absolute_file(evaluate.data_dir),
         ),
         merge=replace(config.merge, checkpoint=_absolute_input(config.merge.checkpoint)),
+        report=replace(config.report, runs=tuple(map(storage.resolve, config.report.runs))),
         drift=replace(config.drift, checkpoint=_absolute_input(config.drift.checkpoint)),
     )
 

@@ -1,28 +1,31 @@
-"""Stage report: everything in the run's folder -> one HTML page without scripts or other files.
+"""Stage report: everything in the folders of some runs -> one HTML page that needs nothing else.
 
 A report is derived from what is there: when its inputs have changed it is simply made anew.
 """
 
+import base64
 import dataclasses
+import hashlib
 import logging
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
-from pipeline import artifacts, paint, report_views, storage, token_views
+from pipeline import artifacts, paint, report_browse, report_views, storage, token_views
 from pipeline.artifacts import Manifest
 from pipeline.config import RunConfig
 from pipeline.config_file import format_config
 from pipeline.errors import ArtifactError
 from pipeline.layout import layout
-from pipeline.report_data import RunData, open_reader, read_entropies, read_run
+from pipeline.report_data import RunData, open_reader, read_entropies, read_runs
 from pipeline.tables import METRIC_COLUMNS, text_table
 
 logger = logging.getLogger(__name__)
 
 PAGE = "index.html"
-_TEMPLATE = "report.html.j2"
-_LAYOUT_VERSION = 1
+_TEMPLATE, _SCRIPT = "report.html.j2", "report.js"
+_LAYOUT_VERSION = 2
 """Raised when the page shows something else of the same inputs, so that old pages are rebuilt."""
 
 
@@ -31,7 +34,7 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
 
     Raises ArtifactError when there is nothing to report, or when an artifact is damaged.
     """
-    data = read_run(config)
+    data = read_runs(config)
     _require_something(data)
     folder = layout(config).report
     wanted = _wanted(config, data)
@@ -53,7 +56,7 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
 
 def describe(config: RunConfig) -> str:
     """What ``run`` would do, for ``--dry-run``."""
-    names = list(read_run(config).manifests())
+    names = list(read_runs(config).manifests())
     found = ", ".join(names) or "nothing yet"
     return f"report: from {found} -> {storage.join(layout(config).report, PAGE)}"
 
@@ -72,7 +75,7 @@ def _wanted(config: RunConfig, data: RunData) -> Manifest:
     inputs = {name: manifest.content for name, manifest in data.manifests().items()}
     inputs |= {"facts": artifacts.fingerprint([m.facts for m in data.manifests().values()])}
     inputs |= {"unfinished": ", ".join(data.unfinished)}
-    inputs |= {"template": artifacts.fingerprint(_template_source())}
+    inputs |= {"template": artifacts.fingerprint([_source(_TEMPLATE), _source(_SCRIPT)])}
     # The page shows the whole configuration, so that any change of it changes the page.
     settings = dataclasses.asdict(config) | {"layout_version": _LAYOUT_VERSION}
     return Manifest(stage="report", config=settings, inputs=inputs)
@@ -107,8 +110,11 @@ def render(config: RunConfig, data: RunData) -> str:
     """The page as text; the same bytes for the same ``config`` and ``data``."""
     reader = open_reader(config.model)
     sample = read_entropies(config, data)
+    script, script_hash = _script()
     views: dict[str, Any] = {
         "name": config.run.name,
+        "script": script,
+        "script_hash": script_hash,
         "palette": paint.palette_css(),
         "order_legend": paint.order_legend(),
         "baseline": config.report.baseline,
@@ -126,6 +132,15 @@ def render(config: RunConfig, data: RunData) -> str:
             token_views.generations(e, config.report, reader.for_artifact(e.manifest))
             for e in data.evaluations
         ],
+        "animations": [
+            shown
+            for e in data.evaluations
+            for shown in report_browse.animations(
+                e, token_views.shown_rows(e, config.report), reader.for_artifact(e.manifest)
+            )
+        ],
+        "failures": report_browse.failures(data.evaluations, config.report.num_failures),
+        "num_failures": config.report.num_failures,
         "unfinished": data.unfinished,
         "provenance": report_views.provenance(data),
         "config": format_config(config),
@@ -146,7 +161,14 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _template_source() -> str:
+def _source(name: str) -> str:
     environment = _environment()
     assert environment.loader is not None
-    return environment.loader.get_source(environment, _TEMPLATE)[0]
+    return environment.loader.get_source(environment, name)[0]
+
+
+def _script() -> tuple[Markup, str]:
+    """The page's own script, and its hash: no other script runs in the page."""
+    source = _source(_SCRIPT)
+    digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+    return Markup(source), f"sha256-{digest}"

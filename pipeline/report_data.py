@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,12 @@ class Checkpoint:
         """What an evaluation of it has as its input ``weights``."""
         checksums = {name: entry.sha256 for name, entry in self.manifest.files.items()}
         return artifacts.weights_identity(checksums, self.manifest.inputs.get("weights", ""))
+
+    @property
+    def recipe_but_seed(self) -> str:
+        """The same for trainings that differ in nothing but their seed."""
+        config = {key: value for key, value in self.manifest.config.items() if key != "run"}
+        return dataclasses.replace(self.manifest, config=config).recipe
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,9 @@ class Drift:
     rows: list[dict[str, float]]
 
 
+_Named = TypeVar("_Named", Checkpoint, Drift)
+
+
 @dataclass(frozen=True)
 class RunData:
     """Every finished artifact of a run, and the names of the unfinished and the stale ones."""
@@ -92,6 +101,49 @@ class RunData:
         found |= {f"checkpoints/{c.name}": c.manifest for c in self.checkpoints}
         found |= {f"drift/{d.name}": d.manifest for d in self.drifts}
         return found | {f"evaluations/{e.name}": e.manifest for e in self.evaluations}
+
+
+def read_runs(config: RunConfig) -> RunData:
+    """The run of ``config``, with the checkpoints, drifts and evaluations of ``report.runs``.
+
+    Theirs have the name of their run's folder in front. Errors as of ``read_run``; ArtifactError
+    for a further run that has nothing.
+    """
+    own = read_run(config)
+    prefixes: list[str] = []
+    for root in config.report.runs:
+        other_run = dataclasses.replace(config.run, output_dir=root)
+        found = read_run(dataclasses.replace(config, run=other_run))
+        if not found.manifests():
+            raise ArtifactError(f"report.runs: {root}: wanted the output folder of a run, got none")
+        name = root.rpartition("/")[2]
+        same = prefixes.count(name)
+        prefixes.append(name)
+        own = _with_run(own, found, f"{name}-{same + 1}/" if same else f"{name}/")
+    return own
+
+
+def _with_run(own: RunData, other: RunData, prefix: str) -> RunData:
+    return dataclasses.replace(
+        own,
+        checkpoints=own.checkpoints + _renamed(other.checkpoints, prefix),
+        evaluations=own.evaluations + [_named(e, prefix) for e in other.evaluations],
+        drifts=own.drifts + _renamed(other.drifts, prefix),
+        unfinished=own.unfinished + [f"{prefix}{name}" for name in other.unfinished],
+    )
+
+
+def _renamed(found: list[_Named], prefix: str) -> list[_Named]:
+    return [dataclasses.replace(item, name=f"{prefix}{item.name}") for item in found]
+
+
+def _named(evaluation: Evaluation, prefix: str) -> Evaluation:
+    trained = evaluation.metrics["checkpoint"]
+    path = trained["path"]
+    shown = f"{prefix}{path}" if trained.get("is_of_this_run") else path
+    name = f"{prefix}{evaluation.name}"
+    metrics = evaluation.metrics | {"name": name, "checkpoint": trained | {"path": shown}}
+    return dataclasses.replace(evaluation, name=name, metrics=metrics)
 
 
 def read_run(config: RunConfig) -> RunData:
@@ -196,6 +248,8 @@ class EntropySample:
     """[N] integers."""
     entropy: np.ndarray
     """[N] float32, nats."""
+    lengths: np.ndarray
+    """[num_examples] integers: tokens of each response, one behind the other in the two above."""
     traces: list[Trace]
     num_examples: int
     num_examples_in_all: int
@@ -222,6 +276,7 @@ def read_entropies(config: RunConfig, run: RunData) -> EntropySample | str:
     return EntropySample(
         token_ids=_flat(table, "response_ids"),
         entropy=_flat(table, "entropy"),
+        lengths=np.asarray(pc.list_value_length(table.column("entropy"))),
         traces=_pick_traces(table, config.report.num_examples),
         num_examples=table.num_rows,
         num_examples_in_all=run.prepared.num_rows,

@@ -6,8 +6,8 @@ from typing import Any
 
 from pipeline import figures
 from pipeline.comparisons import Comparison, compare_all, decoder_settings
-from pipeline.report_data import Evaluation, RunData
-from pipeline.seeds import SeedGroup, baseline_of, compare_seeds, seed_groups
+from pipeline.report_data import Checkpoint, Evaluation, RunData
+from pipeline.seeds import SeedGroup, baseline_of, common_name, compare_seeds, seed_groups
 from pipeline.tables import DRIFT_COLUMNS, METRIC_COLUMNS, drift_rows, metric_rows
 
 # Measures in the table of all tasks; a task's others have a table of their own.
@@ -100,12 +100,15 @@ def results(run: RunData) -> dict[str, Any]:
     rows = [row for evaluation in evaluations for row in _result_rows(evaluation)]
     decoders: dict[str, list[str]] = {}
     for evaluation in evaluations:
-        settings = ", ".join(f"{k} {v}" for k, v in decoder_settings(evaluation).items())
+        known = {k: v for k, v in decoder_settings(evaluation).items() if v is not None}
+        settings = ", ".join(f"{k} {v}" for k, v in known.items())
         decoders.setdefault(settings, []).append(evaluation.name)
     return {
         "columns": RESULT_COLUMNS,
         "rows": sorted(rows, key=lambda row: row[0]),
         "figure": figures.accuracy_bars(_bars(evaluations), colours(run)),
+        "by_length": _by_length(evaluations),
+        "by_nfe": figures.accuracy_by_nfe(_points(evaluations)),
         "decoders": [(settings, ", ".join(names)) for settings, names in decoders.items()],
         "measures": [_task_measures(evaluations, task) for task in _tasks(evaluations)],
     }
@@ -190,6 +193,41 @@ def _bars(evaluations: list[Evaluation]) -> dict[str, list[figures.Bar]]:
             figures.Bar(e.name, _checkpoint(e), found["accuracy"], *found["interval"])
             for e in evaluations
             if (found := e.metrics["tasks"].get(task))
+        ]
+        for task in _tasks(evaluations)
+    }
+
+
+def _by_length(evaluations: list[Evaluation]) -> Any:
+    """The figure of accuracy by length; None unless a checkpoint was decoded at several."""
+    tasks: dict[str, dict[str, list[tuple[int, figures.Bar]]]] = {}
+    for evaluation in evaluations:
+        length = evaluation.metrics["sampler"].get("gen_length")
+        for task, bars in _bars([evaluation]).items():
+            curves = tasks.setdefault(task, {})
+            curves.setdefault(_checkpoint(evaluation), []).append((length, bars[0]))
+    several = {
+        task: {name: sorted(c, key=lambda p: p[0]) for name, c in curves.items() if _varies(c)}
+        for task, curves in tasks.items()
+    }
+    shown = {task: curves for task, curves in several.items() if curves}
+    if not shown:
+        return None
+    return figures.accuracy_by_length(shown)
+
+
+def _varies(points: list[tuple[int, figures.Bar]]) -> bool:
+    lengths = [length for length, _ in points]
+    return None not in lengths and len(set(lengths)) == len(lengths) > 1
+
+
+def _points(evaluations: list[Evaluation]) -> dict[str, list[tuple[float, figures.Bar]]]:
+    """Mean forward passes and accuracy of every evaluation, by task."""
+    return {
+        task: [
+            (e.metrics["tasks"][task]["nfe"], _bars([e])[task][0])
+            for e in evaluations
+            if task in e.metrics["tasks"]
         ]
         for task in _tasks(evaluations)
     }
@@ -312,8 +350,9 @@ def learning(run: RunData) -> dict[str, Any] | None:
     histories = {c.name: c.history for c in run.checkpoints if c.history}
     if not histories:
         return None
+    groups = _by_recipe(run)
     return {
-        "curves": figures.learning_curves(histories, colours(run)),
+        "curves": figures.learning_curves(groups, figures.assign_colours(list(groups))),
         "noise_levels": figures.noise_level_losses(histories, colours(run)),
         "final": [
             (name, *(f"{history[-1].get(k, float('nan')):.4g}" for k in FINAL_METRICS))
@@ -321,6 +360,21 @@ def learning(run: RunData) -> dict[str, Any] | None:
         ],
         "columns": ("checkpoint", *(name.replace("_", " ") for name in FINAL_METRICS)),
     }
+
+
+def _by_recipe(run: RunData) -> dict[str, dict[str, figures.History]]:
+    """The logged metrics of trainings that differ in their seed alone, under their common name."""
+    found: dict[str, list[Checkpoint]] = {}
+    for checkpoint in run.checkpoints:
+        if checkpoint.history:
+            found.setdefault(checkpoint.recipe_but_seed, []).append(checkpoint)
+    groups: dict[str, dict[str, figures.History]] = {}
+    for members in found.values():
+        names = [c.name for c in members]
+        common = common_name(names)
+        label = ", ".join(names) if common in groups else common
+        groups[label] = {c.name: c.history for c in members}
+    return groups
 
 
 PROVENANCE_COLUMNS = ("artifact", "stage", "recipe", "content", "rows", "rejected", "seconds")

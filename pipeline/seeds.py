@@ -2,13 +2,13 @@
 
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pipeline.comparisons import decoder_settings, verdicts
+from pipeline.comparisons import decoder_settings, is_named, verdicts
 from pipeline.report_data import Evaluation
 from pipeline.statistics import Interval, crossed_interval, smallest_difference
 
@@ -72,7 +72,7 @@ def baseline_of(group: SeedGroup, groups: list[SeedGroup], baseline: str) -> See
             other
             for other in groups
             if other is not group
-            and other.label.startswith(baseline)
+            and is_named(other.label, baseline)
             and _conditions(other) == _conditions(group)
         ),
         None,
@@ -107,6 +107,12 @@ def _difference(first: Evaluation, second: Evaluation, task: str) -> list[float]
 
 
 def _label(members: Iterable[Evaluation]) -> str:
-    names = [str(e.metrics["checkpoint"]["path"]) for e in members]
+    return common_name([str(e.metrics["checkpoint"]["path"]) for e in members])
+
+
+def common_name(names: Sequence[str]) -> str:
+    """What all ``names`` begin with: ``sft`` of ``sft-0`` and ``sft-1``; a single one whole."""
+    if len(names) == 1:
+        return names[0]
     shared = itertools.takewhile(lambda c: len(set(c)) == 1, zip(*names, strict=False))
-    return "".join(c[0] for c in shared).rstrip("-_.") or names[0]
+    return "".join(c[0] for c in shared).rstrip("-_.") or ", ".join(names)

@@ -10,6 +10,8 @@ from pipeline.config import RatesSection, ReportSection, RunConfig
 from pipeline.report_data import EntropySample, Evaluation, TokenReader, Trace
 
 _NUM_TOP_TOKENS = 20
+_GOLDEN = 0.6180339887498949
+"""Its multiples modulo 1 are spread evenly, however many there are."""
 _STRONGEST_QUANTILE = 0.99
 """Tokens from this quantile of the entropies on have the strongest colour."""
 
@@ -21,9 +23,11 @@ def entropies(sample: EntropySample, config: RunConfig, reader: TokenReader) -> 
     return {
         "problem": reader.problem,
         "figure": figures.entropy_histogram(sample.entropy),
+        "rates_figure": _rates_figure(sample, config.rates, beta_ref),
         "summary": _entropy_summary(sample),
         "rates": _rates_in_words(config.rates),
         "tokens": top_tokens(sample, reader),
+        "least_tokens": top_tokens(sample, reader, highest=False),
         "legend": paint.entropy_legend(top),
         "traces": [_trace(t, config.rates, beta_ref, reader, top) for t in sample.traces],
     }
@@ -59,6 +63,21 @@ def _mean_beta(sample: EntropySample, rates: RatesSection) -> float:
     return mean_beta([torch.tensor(sample.entropy)], rates.gamma)
 
 
+def _rates_figure(sample: EntropySample, rates: RatesSection, beta_ref: float) -> Any:
+    """How often each relative rate occurs, and each noise level of a token under uniform t."""
+    import torch
+
+    from weft.forward_process import token_noise_levels
+
+    responses = np.split(sample.entropy, np.cumsum(sample.lengths)[:-1])
+    found = [_relative_rates(r.tolist(), rates, beta_ref) for r in responses]
+    relative = np.concatenate([np.asarray(values) for values in found])
+    # Evenly spread noise levels of the sequence, one after the other over the tokens.
+    t = (torch.arange(len(relative)) * _GOLDEN % 1).clamp(1e-3, 1 - 1e-3).double()
+    levels = token_noise_levels(t, torch.from_numpy(relative).double())
+    return figures.rate_histograms(relative, levels.numpy())
+
+
 def _relative_rates(entropy: list[float], rates: RatesSection, beta_ref: float) -> list[float]:
     import torch
 
@@ -77,8 +96,12 @@ def _relative_rates(entropy: list[float], rates: RatesSection, beta_ref: float) 
     return [float(rate) for rate in found.relative[0]]
 
 
-def top_tokens(sample: EntropySample, reader: TokenReader) -> list[tuple[str, str, str]]:
+def top_tokens(
+    sample: EntropySample, reader: TokenReader, *, highest: bool = True
+) -> list[tuple[str, str, str]]:
     """Text, mean entropy (nats) and count of the tokens that are the most uncertain on average.
+
+    The least uncertain ones unless ``highest``.
 
     Tokens that are rarer than one in a thousand are left out: their mean says little.
     """
@@ -86,7 +109,7 @@ def top_tokens(sample: EntropySample, reader: TokenReader) -> list[tuple[str, st
     sums = np.bincount(sample.token_ids, weights=sample.entropy)
     ids = np.flatnonzero(counts >= max(1, len(sample.token_ids) // 1000))
     means = sums[ids] / counts[ids]
-    best = np.argsort(-means, kind="stable")[:_NUM_TOP_TOKENS]
+    best = np.argsort(-means if highest else means, kind="stable")[:_NUM_TOP_TOKENS]
     texts = reader.texts([int(ids[k]) for k in best])
     return [
         (repr(text), f"{means[k]:.4f}", str(counts[ids[k]]))
@@ -108,16 +131,20 @@ def _trace(
 
 def generations(evaluation: Evaluation, section: ReportSection, reader: TokenReader) -> Any:
     """Some generations of every task of ``evaluation``, painted by the order of unmasking."""
-    shown = [
+    return {
+        "name": evaluation.name,
+        "problem": reader.problem,
+        "shown": [_generation(row, reader) for row in shown_rows(evaluation, section)],
+    }
+
+
+def shown_rows(evaluation: Evaluation, section: ReportSection) -> list[dict[str, Any]]:
+    """The rows of every task whose generations are shown, right and wrong ones in turn."""
+    return [
         row
         for task in evaluation.metrics["tasks"]
         for row in _mixed([r for r in evaluation.rows if r["task"] == task])[: section.num_examples]
     ]
-    return {
-        "name": evaluation.name,
-        "problem": reader.problem,
-        "shown": [_generation(row, reader) for row in shown],
-    }
 
 
 def _mixed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

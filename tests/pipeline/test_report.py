@@ -1,5 +1,6 @@
 """The report over a small run folder, written with the artifact functions: no Ray, no training."""
 
+import base64
 import dataclasses
 import hashlib
 import json
@@ -46,7 +47,8 @@ def commit(folder: str, stage: str, **values: Any) -> Manifest:
     names = [name for name in storage.list_files(folder) if name != artifacts.MANIFEST]
     files = {name: artifacts.file_entry(storage.join(folder, name)) for name in names}
     inputs = {"tokenizer": "characters"} | values.pop("inputs", {})
-    manifest = Manifest(stage=stage, config={}, inputs=inputs, files=files, **values)
+    config = values.pop("config", {})
+    manifest = Manifest(stage=stage, config=config, inputs=inputs, files=files, **values)
     artifacts.commit(folder, manifest)
     return manifest
 
@@ -97,7 +99,8 @@ def add_checkpoint(config: RunConfig, name: str) -> Manifest:
     storage.write_bytes(f"{folder}/metrics.jsonl", lines.encode())
     storage.write_bytes(f"{folder}/config.json", b"{}")
     storage.write_bytes(f"{folder}/model.safetensors", WEIGHTS)
-    return commit(folder, "train")
+    recipe, _, seed = name.partition("-")
+    return commit(folder, "train", config={"train": recipe, "run": {"seed": int(seed or 0)}})
 
 
 def add_evaluation(
@@ -111,6 +114,7 @@ def add_evaluation(
     seed: int = 0,
     is_of_this_run: bool = True,
     weights: bytes = WEIGHTS,
+    gen_length: int = 32,
 ) -> None:
     folder = f"{config.run.output_dir}/evaluations/{name}"
     tokens = [*map(ord, generation), EOS, EOS, EOS]
@@ -123,6 +127,7 @@ def add_evaluation(
             "extracted": "1234",
             "correct": verdict,
             "d1_correct": verdict,
+            "timed_out": False,
             "tokens": tokens,
             "unmask_step": list(range(len(tokens))),
             "nfe": 64,
@@ -155,7 +160,7 @@ def add_evaluation(
     metrics = {
         "name": name,
         "checkpoint": {"path": "tiny"} if name == "base" else trained,
-        "sampler": {"gen_length": 32, "steps": 64},
+        "sampler": {"gen_length": gen_length, "steps": 64},
         "tasks": {"sudoku": values},
     }
     storage.write_json(f"{folder}/metrics.json", metrics)
@@ -238,7 +243,7 @@ def test_report_is_one_page_that_needs_nothing_else(full_page: str) -> None:
     parsed = parse(full_page)
     assert parsed.links
     assert all(link.startswith("#") for link in parsed.links)
-    assert not {"script", "link", "img", "iframe", "object"} & parsed.tags
+    assert not {"link", "img", "iframe", "object"} & parsed.tags
     assert "@import" not in full_page
     assert not re.search(r"url\((?!#)", full_page)
 
@@ -262,8 +267,27 @@ def test_report_has_a_table_of_each_tasks_own_measures(full_page: str) -> None:
     assert ["weft", "93.8 %", "33.3 %", "3", "70.0 %"] in rows
 
 
+def scripts(page: str) -> list[tuple[str, str]]:
+    """Attributes and content of every script element."""
+    return re.findall(r"<script(.*?)>(.*?)</script>", page, re.S)
+
+
+def test_the_page_runs_its_own_script_alone(full_page: str) -> None:
+    data, others = [], []
+    for attributes, content in scripts(full_page):
+        (data if "application/json" in attributes else others).append(content)
+    assert [isinstance(json.loads(content), list) for content in data] == [True, True]
+    (own,) = others
+    digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
+    assert (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in full_page
+    )
+    assert "innerHTML" not in own
+
+
 def test_report_escapes_text_of_the_data(full_page: str) -> None:
-    assert "<script" not in full_page
+    assert "<script>alert" not in full_page
+    assert "\\u003cscript\\u003ealert(1)" in full_page  # in the data of the wrong answers
     assert "sudoku &lt;b&gt;1&lt;/b&gt;" in full_page
     assert ">&lt;</span>" in full_page  # a token of the generations and of a trace
 
@@ -300,7 +324,8 @@ def test_report_has_the_data_card(full_page: str) -> None:
 
 
 def test_report_shows_curves_counts_and_times(full_page: str) -> None:
-    assert full_page.count("<svg") == 5
+    # Data, learning (2), entropies, rates, accuracies and accuracies by forward passes.
+    assert full_page.count("<svg") == 7
     assert "<td>0.8125</td>" in full_page  # last loss, 3.25 / 4
     assert "too_long 7" in full_page
     assert "<td>12.5</td>" in full_page  # seconds of the reference pass
@@ -432,4 +457,50 @@ def test_report_shows_ids_where_the_tokenizer_is_another(
     assert "made with another tokenizer" in page
     # Without token texts, the row's own text is shown.
     assert "<pre>&lt;script&gt;a</pre>" in page
-    assert "<script" not in page
+    assert "<script>a" not in page
+
+
+def test_report_lists_what_either_grader_calls_wrong(full_page: str) -> None:
+    (found,) = [json.loads(c) for a, c in scripts(full_page) if "failures-data" in a]
+    assert {(row["evaluation"], row["item"]) for row in found if row["evaluation"] == "weft"} == {
+        ("weft", "item-14"),
+        ("weft", "item-15"),
+    }
+    assert found[0]["evaluation"] == "base"
+    assert {"prompt", "generation", "extracted", "strict", "d1", "timed_out"} < found[0].keys()
+
+
+def test_report_draws_accuracy_by_length_where_there_are_several(config: RunConfig) -> None:
+    for length in (64, 128):
+        name = f"weft-{length}"
+        add_evaluation(config, name, [True, False], checkpoint="weft", gen_length=length)
+    report.run(config)
+    assert "accuracy by length of the canvas: sudoku" in page_of(config)
+
+
+def test_report_draws_seeds_of_one_recipe_together(config: RunConfig) -> None:
+    for name in ("sft-0", "sft-1", "weft-0"):
+        add_checkpoint(config, name)
+    report.run(config)
+    assert "sft (mean of 2 seeds)" in page_of(config)
+    assert "learning curves of sft, weft-0" in page_of(config)
+
+
+def test_report_shows_further_runs_under_their_names(
+    config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = dataclasses.replace(
+        config, run=dataclasses.replace(config.run, output_dir=str(tmp_path / "other"))
+    )
+    add_evaluation(config, "sft", [True, False])
+    add_evaluation(other, "weft", [True, True])
+    add_checkpoint(other, "weft")
+    section = dataclasses.replace(config.report, runs=(other.run.output_dir,))
+    report.run(dataclasses.replace(config, report=section))
+    assert "other/weft" in capsys.readouterr().out
+    page = page_of(config)
+    assert "<td>other/weft</td><td>sft</td>" in page  # compared over the runs
+    assert "checkpoints/other/weft" in page
+    nothing = dataclasses.replace(config.report, runs=(str(tmp_path / "none"),))
+    with pytest.raises(ArtifactError, match=r"report\.runs: .*none: wanted the output folder"):
+        report.run(dataclasses.replace(config, report=nothing))
