@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.errors import ArtifactError
+from pipeline.provenance import provenance
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -81,8 +82,10 @@ def file_entry(path: str, *, num_rows: int = 0) -> FileEntry:
 
 
 def commit(folder: str, manifest: Manifest) -> None:
-    """Make the files in ``folder`` an artifact, by writing its manifest."""
-    storage.write_json(storage.join(folder, MANIFEST), dataclasses.asdict(manifest))
+    """Make the files in ``folder`` an artifact, by writing its manifest with its provenance."""
+    values = dataclasses.asdict(manifest)
+    values["facts"] = provenance() | values["facts"]
+    storage.write_json(storage.join(folder, MANIFEST), values)
 
 
 def read_manifest(folder: str) -> Manifest | None:

@@ -377,7 +377,10 @@ def _by_recipe(run: RunData) -> dict[str, dict[str, figures.History]]:
     return groups
 
 
-PROVENANCE_COLUMNS = ("artifact", "stage", "recipe", "content", "rows", "rejected", "seconds")
+PROVENANCE_COLUMNS = (
+    *("artifact", "stage", "recipe", "content", "rows", "rejected", "seconds"),
+    *("commit", "machine", "code"),
+)
 
 
 def provenance(run: RunData) -> dict[str, Any]:
@@ -391,7 +394,10 @@ def provenance(run: RunData) -> dict[str, Any]:
             manifest.content,
             str(manifest.num_rows),
             ", ".join(f"{reason} {count}" for reason, count in manifest.rejected.items()) or "-",
-            str(manifest.facts.get("seconds", "-")),
+            *(
+                str(manifest.facts.get(key, "-"))
+                for key in ("seconds", "commit", "machine", "code")
+            ),
         )
         for name, manifest in manifests.items()
     ]

@@ -131,7 +131,7 @@ def test_the_second_epoch_has_the_entropies_of_the_weights_after_the_first(finis
     manifest = artifacts.require(str(refreshed), "reference", hint="")
     artifacts.verify_files(str(refreshed), manifest)
     assert manifest.inputs["weights"] == weights_fingerprint(str(kept))
-    assert artifacts.require(str(kept), "train", hint="").facts == {"steps": 2}
+    assert artifacts.require(str(kept), "train", hint="").facts["steps"] == 2
     assert not (finished / "checkpoints" / "sft" / "exports").exists()
     # What the first epoch trained with is of the base model, and not the same.
     for name in manifest.shards:
