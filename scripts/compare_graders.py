@@ -11,7 +11,7 @@ from weft.tasks import get_task
 
 
 def main(generations: str, benchmarks: str) -> None:
-    """Print one row a task: how many are right by d1, by the strict grader, by one of them alone."""
+    """Print a row for each task: right by d1, by the strict grader, by one of them alone."""
     with gzip.open(generations, "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     for name in ("gsm8k", "math500", "countdown", "sudoku"):
