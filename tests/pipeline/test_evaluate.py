@@ -61,7 +61,7 @@ def rows_of(config: RunConfig, problems: list[Any], checkpoint: Path) -> list[di
     ],
     ids=["greedy", "temperature", "random", "guidance", "fast"],
 )
-def test_an_item_decodes_alike_alone_and_in_any_batch(
+def test_batch_independence_of_result_rows(
     tiny_checkpoint: Path, sampling: dict[str, object]
 ) -> None:
     """Prompts of several lengths; the random denoiser's confidences lie far apart."""

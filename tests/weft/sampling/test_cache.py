@@ -50,7 +50,7 @@ PROMPTS = [[5, 6, 7], [8] * 17, [9, 10], [11], [12, 13, 14, 15, 16]]
 @pytest.mark.parametrize("family", ["denoiser", "shifted"])
 @pytest.mark.parametrize("settings", FAST, ids=str)
 @pytest.mark.parametrize("batch_size", [2, 5])
-def test_a_row_is_decoded_alike_in_any_batch(request, family, settings, batch_size):
+def test_batch_independence_of_every_fast_decoder(request, family, settings, batch_size):
     """Rows that stand at other steps, that replace others, and of other lengths."""
     model = request.getfixturevalue(family)
     together = decoded(model, PROMPTS, batch_size=batch_size, **settings)

@@ -27,7 +27,7 @@ def generators(*seeds):
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def test_generate_equals_llada_generate_token_for_token(shared_data):
+def test_golden_outputs_of_llada_generate_token_for_token(shared_data):
     folder = shared_data / "golden" / "llada_tiny"
     model = load_denoiser(str(folder)).eval()
     for case in json.loads((folder / "generate.json").read_text()):
@@ -48,7 +48,7 @@ def test_generate_equals_llada_generate_token_for_token(shared_data):
         {"temperature": 0.0, "cfg_scale": 1.0},
     ],
 )
-def test_generate_gives_the_same_tokens_alone_and_in_any_batch(denoiser, settings):
+def test_batch_independence_of_the_plain_decoder(denoiser, settings):
     prompts = [[5, 6, 7], [8] * 17, [9, 10]]
     common = {"gen_length": 16, "block_length": 8, "steps": 8} | settings
     together = generate(denoiser, prompts, generators=generators(1, 2, 3), **common)
