@@ -149,12 +149,12 @@ def _evaluate(
         for target in targets:
             artifacts.start_or_continue(target.folder, target.wanted.recipe, overwrite=overwrite)
         collector.poll()
+        # Lengths of the canvas share their prompts.
+        lengths = {p: prompt_lengths(section, p, items) for p in {t.checkpoint for t in targets}}
         shards = [
             shard
             for t in targets
-            for shard in plan_shards(
-                section, t, collector.missing(t), prompt_lengths(section, t.checkpoint, items)
-            )
+            for shard in plan_shards(section, t, collector.missing(t), lengths[t.checkpoint])
         ]
         total = sum(len(shard.positions) for shard in shards)
         if collector.num_rows:
@@ -232,6 +232,12 @@ def _polling(collector: _Collector, progress: Progress) -> Iterator[None]:
 def _finish(config: RunConfig, target: Target, items: Items, found: Rows, seconds: float) -> None:
     """Make the rows of ``target`` an artifact."""
     rows = {task: [found[task][p.item_id] for p in problems] for task, problems in items.items()}
+    timed_out = sum(row["timed_out"] for task in items for row in rows[task])
+    if timed_out:
+        logger.warning(
+            "evaluation=%s verdicts_timed_out=%d count as wrong; evaluate.grader_timeout_s is %g",
+            *(target.name, timed_out, config.evaluate.grader_timeout_s),
+        )
     names = [write_rows(target.folder, task, rows[task]) for task in items]
     metrics = evaluation_metrics(config, target, items, rows)
     storage.write_json(storage.join(target.folder, METRICS_FILE), metrics)

@@ -414,8 +414,7 @@ def test_an_adapter_trained_by_two_workers_is_evaluated_and_merged(
     with claimed(str(busy)):
         assert job("merge", config, *into_busy, "--overwrite") == 2
     assert (busy / "state").is_dir()
-    for name in ("adapter", "adapter-merged"):
-        assert job("evaluate", config, "--checkpoint", name) == 0
+    assert job("evaluate", config, "--checkpoint", "adapter", "adapter-merged") == 0
     found = [
         [row["generation"] for row in read_rows(str(finished / "evaluations" / name))]
         for name in ("base", "adapter", "adapter-merged")

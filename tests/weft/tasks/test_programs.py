@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from weft.tasks import get_task, sandbox
 from weft.tasks.base import Problem
@@ -41,6 +43,14 @@ DOUBLE = Problem(
 )
 def test_extract_code(text: str, code: str) -> None:
     assert extract_code(text) == code
+
+
+@given(text=st.lists(st.sampled_from(["```", "python", "\n", "x"]) | st.text(max_size=3)))
+@settings(max_examples=200, deadline=None)
+def test_extract_code_is_total(text: list[str]) -> None:
+    code = extract_code("".join(text))
+    assert "```" not in code
+    assert code in "".join(text)
 
 
 @pytest.mark.parametrize(
