@@ -75,7 +75,7 @@ def compare_all(evaluations: list[Evaluation], baseline: str) -> list[Comparison
                 reason = _no_baseline(task, evaluation, evaluations, baseline)
                 found.append(Comparison(task, evaluation.name, "-", None, reason))
                 continue
-            other = min(candidates, key=lambda c: _distance(c, evaluation, baseline))
+            other = min(candidates, key=lambda c: _distance(c, evaluation, task, baseline))
             if other is not evaluation:
                 found.append(_compare(task, evaluation, other))
     return _corrected(found)
@@ -122,27 +122,28 @@ def _groups(evaluations: list[Evaluation]) -> dict[tuple[str, str], list[Evaluat
 
 
 def _distance(
-    candidate: Evaluation, evaluation: Evaluation, baseline: str
+    candidate: Evaluation, evaluation: Evaluation, task: str, baseline: str
 ) -> tuple[bool, bool, bool, str]:
     seeds = [e.metrics["checkpoint"].get("seed") for e in (candidate, evaluation)]
-    is_other_decoder = bool(_decoder_difference(candidate, evaluation))
+    is_other_decoder = bool(_decoder_difference(candidate, evaluation, task))
     return is_other_decoder, seeds[0] != seeds[1], candidate.name != baseline, candidate.name
 
 
-def decoder_settings(evaluation: Evaluation) -> dict[str, Any]:
-    """The settings of decoding that two evaluations must share to be compared."""
-    sampler = evaluation.metrics["sampler"]
+def decoder_settings(evaluation: Evaluation, task: str) -> dict[str, Any]:
+    """The settings of decoding ``task`` that two evaluations must share to be compared."""
+    own = evaluation.metrics["tasks"].get(task, {}).get("flags", {})
+    sampler = evaluation.metrics["sampler"] | own
     return {name: sampler.get(name) for name in _DECODER_SETTINGS}
 
 
-def _decoder_difference(first: Evaluation, second: Evaluation) -> str:
-    a, b = decoder_settings(first), decoder_settings(second)
+def _decoder_difference(first: Evaluation, second: Evaluation, task: str) -> str:
+    a, b = decoder_settings(first, task), decoder_settings(second, task)
     return ", ".join(f"{name} {a[name]} and {b[name]}" for name in a if a[name] != b[name])
 
 
 def _compare(task: str, evaluation: Evaluation, other: Evaluation) -> Comparison:
     names = task, evaluation.name, other.name
-    difference = _decoder_difference(evaluation, other)
+    difference = _decoder_difference(evaluation, other, task)
     if difference:
         return Comparison(*names, None, f"cannot be compared: decoded with {difference}")
     first, second = verdicts(evaluation, task), verdicts(other, task)

@@ -356,7 +356,7 @@ class EvaluateSection:
     logits_eos_inf: bool = False
     """LLaDA's switch of this name: EOS is never predicted."""
     confidence_eos_eot_inf: bool = False
-    """LLaDA's switch of this name: the end-of-turn token is committed last."""
+    """LLaDA's switch of this name: the end of a turn is committed last, greedily EOS too."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of weights and activations."""
     allow_code_execution: Annotated[bool, tyro.conf.arg(aliases=["--allow-code-execution"])] = (

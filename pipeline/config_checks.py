@@ -250,6 +250,11 @@ def _evaluate(evaluate: EvaluateSection) -> Iterator[str]:
                 f"evaluate.tasks: {task} is graded by running what the model wrote; "
                 f"--allow-code-execution allows it, see docs/evaluation.md"
             )
+        if task in PUZZLE_NAMES and evaluate.protocol != "own" and not evaluate.data_dir:
+            yield (
+                f"evaluate.data_dir: wanted the folder with the published items of {task}, which "
+                f"the protocol {evaluate.protocol} is about, got nothing"
+            )
     for key in ("tasks", "checkpoints", "gen_lengths"):
         values = getattr(evaluate, key)
         if len(set(values)) < len(values):

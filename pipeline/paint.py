@@ -53,7 +53,7 @@ def paint_order(texts: Sequence[str], unmask_step: Sequence[int], is_eos: Sequen
     spans: list[Markup] = []
     for eos, run in groupby(tokens, key=lambda token: token[2]):
         group = list(run)
-        if eos and len(group) > 1:
+        if eos and (len(group) > 1 or group[0][1] < 0):
             spans.append(_eos_span([step for _, step, _ in group], top))
         else:
             spans += [_step_span(text, step, top) for text, step, _ in group]
@@ -67,8 +67,14 @@ def _step_span(text: str, step: int, top: int) -> Markup:
 
 
 def _eos_span(steps: list[int], top: int) -> Markup:
-    mean = sum(steps) / len(steps)
-    title = f"{len(steps)} end-of-sequence tokens, unmasked in steps {min(steps)} to {max(steps)}"
+    decoded = [step for step in steps if step >= 0]
+    title = f"{len(steps)} end-of-sequence tokens"
+    if len(decoded) < len(steps):
+        title += f", {len(steps) - len(decoded)} of them filled in when decoding stopped"
+    if not decoded:
+        return _SPAN.format("t eos", title, f"{len(steps)} EOS")
+    title += f", unmasked in steps {min(decoded)} to {max(decoded)}"
+    mean = sum(decoded) / len(decoded)
     return _SPAN.format(f"t o{colour_level(mean, top)} eos", title, f"{len(steps)} EOS")
 
 

@@ -51,7 +51,7 @@ def _failures(evaluation: Evaluation, task: str) -> Iterator[dict[str, Any]]:
                 "extracted": row["extracted"],
                 "strict": row["correct"],
                 "d1": row["d1_correct"],
-                "timed_out": bool(row["timed_out"]),
+                "timed_out": bool(row.get("timed_out")),
             }
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline import figures
+from pipeline import artifacts, figures
 from pipeline.comparisons import Comparison, compare_all, decoder_settings
 from pipeline.report_data import Checkpoint, Evaluation, RunData
 from pipeline.seeds import SeedGroup, baseline_of, common_name, compare_seeds, seed_groups
@@ -100,9 +100,13 @@ def results(run: RunData) -> dict[str, Any]:
     rows = [row for evaluation in evaluations for row in _result_rows(evaluation)]
     decoders: dict[str, list[str]] = {}
     for evaluation in evaluations:
-        known = {k: v for k, v in decoder_settings(evaluation).items() if v is not None}
-        settings = ", ".join(f"{k} {v}" for k, v in known.items())
-        decoders.setdefault(settings, []).append(evaluation.name)
+        found: dict[str, list[str]] = {}
+        for task in evaluation.metrics["tasks"]:
+            known = {k: v for k, v in decoder_settings(evaluation, task).items() if v is not None}
+            found.setdefault(", ".join(f"{k} {v}" for k, v in known.items()), []).append(task)
+        for settings, tasks in found.items():
+            of = f" ({', '.join(tasks)})" if len(found) > 1 else ""
+            decoders.setdefault(settings, []).append(f"{evaluation.name}{of}")
     return {
         "columns": RESULT_COLUMNS,
         "rows": sorted(rows, key=lambda row: row[0]),
@@ -205,15 +209,32 @@ def _by_length(evaluations: list[Evaluation]) -> Any:
         length = evaluation.metrics["sampler"].get("gen_length")
         for task, bars in _bars([evaluation]).items():
             curves = tasks.setdefault(task, {})
-            curves.setdefault(_checkpoint(evaluation), []).append((length, bars[0]))
+            curves.setdefault(_curve(evaluation, task), []).append((length, bars[0]))
     several = {
-        task: {name: sorted(c, key=lambda p: p[0]) for name, c in curves.items() if _varies(c)}
+        task: {
+            name.partition("\0")[0]: sorted(c, key=lambda p: p[0])
+            for name, c in curves.items()
+            if _varies(c)
+        }
         for task, curves in tasks.items()
     }
     shown = {task: curves for task, curves in several.items() if curves}
     if not shown:
         return None
     return figures.accuracy_by_length(shown)
+
+
+def _curve(evaluation: Evaluation, task: str) -> str:
+    """What the evaluations of one curve have in common: checkpoint, items and fast decoder."""
+    settings = decoder_settings(evaluation, task)
+    fast = [f"{k} {settings[k]}" for k in ("cache", "threshold") if settings[k] not in _PLAIN]
+    others = {k: v for k, v in settings.items() if k not in _OF_THE_LENGTH}
+    key = artifacts.fingerprint([evaluation.items_identity(task), others])
+    return "\0".join([", ".join([_checkpoint(evaluation), *fast]), key])
+
+
+_PLAIN = (None, "none", 0.0)
+_OF_THE_LENGTH = ("gen_length", "block_length", "steps")
 
 
 def _varies(points: list[tuple[int, figures.Bar]]) -> bool:

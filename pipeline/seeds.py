@@ -53,8 +53,8 @@ def seed_groups(evaluations: list[Evaluation]) -> list[SeedGroup]:
         trained = evaluation.metrics["checkpoint"]
         if trained.get("recipe_but_seed") is None:
             continue
-        decoder = json.dumps(decoder_settings(evaluation), sort_keys=True)
         for task in evaluation.metrics["tasks"]:
+            decoder = json.dumps(decoder_settings(evaluation, task), sort_keys=True)
             key = (task, trained["recipe_but_seed"], evaluation.items_identity(task), decoder)
             found.setdefault(key, {}).setdefault(int(trained["seed"]), evaluation)
     groups = [
@@ -98,7 +98,7 @@ def compare_seeds(group: SeedGroup, other: SeedGroup) -> SeedComparison | None:
 
 def _conditions(group: SeedGroup) -> tuple[str, str, dict[str, Any]]:
     first = next(iter(group.by_seed.values()))
-    return group.task, first.items_identity(group.task), decoder_settings(first)
+    return group.task, first.items_identity(group.task), decoder_settings(first, group.task)
 
 
 def _difference(first: Evaluation, second: Evaluation, task: str) -> list[float]:

@@ -8,6 +8,8 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 SIGNIFICANCE = 0.05
+_FEWEST_PAIRS = 6
+"""All of one kind have p = 2 / 2 ** 6 = 0.03; five have 0.06."""
 POWER = 0.8
 """Probability with which a difference of the size in question would have been found."""
 _RESAMPLES = 9999
@@ -75,6 +77,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
 
 
+def smallest_paired_difference(num_items: int, num_differing: int) -> float | None:
+    """The difference that an exact McNemar test at 5 % would show with a power of 80 %.
+
+    Of ``num_items`` with so many differing pairs, at least the six below which the test never shows
+    anything. None where that would be more than all items.
+    """
+    pairs = max(num_differing, _FEWEST_PAIRS)
+    # Rejected at this many of one kind and more; binomial, symmetric under no difference.
+    tail = stats.binom.sf(np.arange(pairs + 1) - 1, pairs, 0.5)
+    critical = int(np.argmax(2 * tail <= SIGNIFICANCE))
+    share = float(stats.beta.ppf(POWER, critical, pairs - critical + 1))
+    difference = (2 * share - 1) * pairs / num_items
+    return difference if difference <= 1 else None
+
+
 def smallest_difference(differences: np.ndarray) -> float | None:
     """The mean difference that a sample like ``differences`` [N] would show with a power of 80 %.
 
@@ -103,7 +120,7 @@ class PairedComparison:
     only_first: int
     only_second: int
     smallest: float | None
-    """The difference that these items could have shown; see ``smallest_difference``."""
+    """The difference that would have shown; see ``smallest_paired_difference``."""
 
 
 def compare_items(first: Mapping[str, bool], second: Mapping[str, bool]) -> PairedComparison:
@@ -147,5 +164,5 @@ def compare_paired(first: Sequence[bool], second: Sequence[bool]) -> PairedCompa
         p_value=float(p_value),
         only_first=only_first,
         only_second=only_second,
-        smallest=smallest_difference(difference),
+        smallest=smallest_paired_difference(len(a), differing),
     )

@@ -39,7 +39,7 @@ class DecodeSettings:
     """EOS is never predicted."""
     confidence_eos_eot_inf: bool = False
     """As in LLaDA's code, where this name takes the end-of-turn token out of the probabilities that
-    rank predictions, and leaves EOS in."""
+    rank predictions, and EOS if the temperature is 0."""
     eot_token_id: int = -1
     """The end-of-turn token; below 0: there is none."""
 

@@ -31,11 +31,14 @@ class Shard:
 class EvaluateActor:
     """Holds one model at a time; called with a row that describes a shard."""
 
-    def __init__(self, section: EvaluateSection) -> None:
-        """Nothing is loaded before the first shard says what."""
+    def __init__(self, section: EvaluateSection, max_length: int) -> None:
+        """Nothing is loaded before the first shard says what.
+
+        ``max_length``: tokens of the longest prompt and answer.
+        """
         from weft.tasks.grading.limits import Graders
 
-        self.section = section
+        self.section, self.max_length = section, max_length
         self.graders = Graders(timeout_s=section.grader_timeout_s)
         self._checkpoint = ""
         self._decoder: Decoder | None = None
@@ -66,7 +69,7 @@ class EvaluateActor:
         """The decoder over ``checkpoint``; the one before it is given up first."""
         if self._decoder is None or checkpoint != self._checkpoint:
             self._decoder = None
-            self._decoder = open_decoder(checkpoint, self.section)
+            self._decoder = open_decoder(checkpoint, self.section, self.max_length)
             self._checkpoint = checkpoint
         return self._decoder
 
@@ -80,7 +83,7 @@ def evaluate_items(
     prompts = [get_task(p.task).prompt(p, how.prompt_style) for p in problems]
     for answer in decoder.decode(prompts, [p.item_id for p in problems], how):
         problem, prompt = problems[answer.index], prompts[answer.index]
-        (verdict,) = graders.grade([problem], [answer.text])
+        (verdict,) = graders.grade([problem], [answer.gradable])
         row = {
             "task": problem.task,
             "item_id": problem.item_id,
@@ -97,4 +100,6 @@ def evaluate_items(
 
 def _measures(answer: Answer) -> dict[str, Any]:
     values = dataclasses.asdict(answer)
-    return {name: value for name, value in values.items() if name not in ("index", "text")}
+    return {
+        name: value for name, value in values.items() if name not in ("index", "text", "gradable")
+    }

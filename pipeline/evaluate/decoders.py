@@ -24,6 +24,8 @@ class Answer:
     """Number of the prompt."""
     text: str
     """With special tokens, without the prefill."""
+    gradable: str
+    """The same with the end that the graders know, whatever this tokenizer calls it."""
     tokens: list[int]
     unmask_step: list[int]
     """The step that committed each token, -1 where none did."""
@@ -44,10 +46,14 @@ class Decoder(Protocol):
         """The answer to each prompt, as it is there."""
 
 
-def open_decoder(checkpoint: str, section: EvaluateSection) -> Decoder:
-    """The decoder of ``section`` over the model at ``checkpoint``, on the GPU if it has one."""
-    kind = VllmDecoder if section.engine == "vllm" else DenoiserDecoder
-    return kind(checkpoint, section)
+def open_decoder(checkpoint: str, section: EvaluateSection, max_length: int = 0) -> Decoder:
+    """The decoder of ``section`` over the model at ``checkpoint``, on the GPU if it has one.
+
+    ``max_length``: tokens of the longest prompt and answer that it will be given.
+    """
+    if section.engine == "vllm":
+        return VllmDecoder(checkpoint, section, max_length)
+    return DenoiserDecoder(checkpoint, section)
 
 
 class DenoiserDecoder:
@@ -79,9 +85,11 @@ class DenoiserDecoder:
         size = self.section.batch_size
         for found in decode(self.denoiser, requests, settings, batch_size=size):
             tokens = found.tokens.tolist()
+            text = self.tokenizer.decode(tokens, skip_special_tokens=False)
             yield Answer(
                 index=found.index,
-                text=self.tokenizer.decode(tokens, skip_special_tokens=False),
+                text=text,
+                gradable=_with_known_end(text, self.tokenizer.eos_token),
                 tokens=tokens,
                 unmask_step=found.unmask_step.tolist(),
                 num_tokens=_up_to(tokens, self.denoiser.eos_token_id),
@@ -97,6 +105,14 @@ class DenoiserDecoder:
 
 def _up_to(tokens: Sequence[int], eos_token_id: int) -> int:
     return tokens.index(eos_token_id) + 1 if eos_token_id in tokens else len(tokens)
+
+
+def _with_known_end(text: str, eos_token: str | None) -> str:
+    from weft.tasks.grading.extraction import END_TOKENS
+
+    if not eos_token or eos_token in END_TOKENS:
+        return text
+    return text.replace(eos_token, END_TOKENS[-1])
 
 
 def item_generator(seed: int, item_id: str) -> Any:
@@ -115,16 +131,22 @@ def item_seed(seed: int, item_id: str) -> int:
 class VllmDecoder:
     """vLLM's offline engine, for autoregressive models and the diffusion models that it serves."""
 
-    def __init__(self, checkpoint: str, section: EvaluateSection) -> None:
-        """Remember the model; the engine starts once it is known how long the prompts are."""
-        from pipeline.vllm_engine import engine_environment
+    def __init__(self, checkpoint: str, section: EvaluateSection, max_length: int) -> None:
+        """Start the engine, for prompts and answers of at most ``max_length`` tokens together."""
+        from pipeline.vllm_engine import engine_environment, open_engine
 
         for name, value in engine_environment(section.num_gpus).items():
             os.environ.setdefault(name, value)
-        self.checkpoint, self.section = checkpoint, section
+        self.section = section
         self.tokenizer = any_tokenizer_at(checkpoint)
-        self._engine: Any = None
-        self._max_model_len = 0
+        self.engine = open_engine(
+            checkpoint,
+            num_gpus=section.num_gpus,
+            max_logprobs=0,
+            precision=section.precision,
+            max_model_len=max_length,
+            max_num_seqs=section.batch_size,
+        )
 
     def decode(
         self, prompts: Sequence[Any], item_ids: Sequence[str], decoding: Decoding
@@ -134,7 +156,6 @@ class VllmDecoder:
 
         ids = [prompt_ids(self.tokenizer, p.text, p.prefill) for p in prompts]
         length = decoding.settings.gen_length
-        engine = self._running(max(map(len, ids)) + length)
         parameters = [
             SamplingParams(
                 temperature=decoding.settings.temperature,
@@ -145,7 +166,7 @@ class VllmDecoder:
             for item_id in item_ids
         ]
         started = time.monotonic()
-        outputs = engine.generate(
+        outputs = self.engine.generate(
             [{"prompt_token_ids": i} for i in ids], parameters, use_tqdm=False
         )
         seconds = (time.monotonic() - started) / len(outputs)
@@ -155,6 +176,7 @@ class VllmDecoder:
             yield Answer(
                 index=index,
                 text=str(found.text),
+                gradable=_with_known_end(str(found.text), self.tokenizer.eos_token),
                 tokens=tokens,
                 unmask_step=list(range(len(tokens))),
                 num_tokens=len(tokens),
@@ -163,18 +185,3 @@ class VllmDecoder:
                 seconds=seconds,
                 latency=seconds * len(outputs),
             )
-
-    def _running(self, max_model_len: int) -> Any:
-        from pipeline.vllm_engine import open_engine
-
-        if max_model_len > self._max_model_len:
-            self._max_model_len, self._engine = max_model_len, None
-            self._engine = open_engine(
-                self.checkpoint,
-                num_gpus=self.section.num_gpus,
-                max_logprobs=0,
-                precision=self.section.precision,
-                max_model_len=max_model_len,
-                max_num_seqs=self.section.batch_size,
-            )
-        return self._engine

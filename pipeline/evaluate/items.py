@@ -37,7 +37,12 @@ def load_items(section: EvaluateSection, task: str) -> list[Any]:
 def _d1_choice(problems: list[Any], count: int) -> list[Any]:
     from weft.tasks.benchmarks import d1_selection
 
-    positions = d1_selection(len(problems), min(count, len(problems)))
+    if len(problems) < count:
+        raise DataError(
+            f"evaluate.data_dir: {problems[0].task}: wanted at least the {count} items that the "
+            f"protocol d1 draws, got {len(problems)}; use the benchmark file as published"
+        )
+    positions = d1_selection(len(problems), count)
     return [problems[position] for position in positions]
 
 

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline import artifacts, protocols
 from pipeline.artifacts import Manifest
-from pipeline.config import EvaluateSection, RunConfig, identity
+from pipeline.config import EvaluateSection, RunConfig
+from pipeline.errors import ConfigError
 from pipeline.evaluate.actor import Shard
 from pipeline.layout import layout
 from pipeline.models import named_checkpoint, weights_fingerprint
@@ -18,8 +19,6 @@ from pipeline.tokenizers import any_tokenizer_at, open_tokenizer_at, tokenizer_f
 BASE = "base"
 """Stands for model.path among the checkpoints."""
 _SHARDS_PER_ACTOR = 2
-_OF_THE_ITEMS = ("data_dir", "num_items", "benchmark_items")
-"""The items are known by their content, how many there are included."""
 
 Items = Mapping[str, Sequence[Any]]
 
@@ -37,9 +36,12 @@ class Target:
 
 
 def plan_targets(config: RunConfig, items: Items) -> list[Target]:
-    """The evaluations that ``config`` asks for; errors of checkpoints that are not there."""
+    """The evaluations that ``config`` asks for; errors of checkpoints that are not there.
+
+    Raises ConfigError where two of them would share a folder.
+    """
     lengths = protocols.gen_lengths(config.evaluate)
-    return [
+    targets = [
         Target(
             name := evaluation_name(config, wanted, length),
             path := checkpoint_path(config, wanted),
@@ -50,6 +52,14 @@ def plan_targets(config: RunConfig, items: Items) -> list[Target]:
         for wanted in checkpoints(config)
         for length in lengths
     ]
+    names = [target.name for target in targets]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f"evaluate.checkpoints: wanted names of their own, got {', '.join(twice)} for several; "
+            f"evaluate them one by one, each with an evaluate.name"
+        )
+    return targets
 
 
 def checkpoints(config: RunConfig) -> tuple[str, ...]:
@@ -80,11 +90,16 @@ def evaluation_name(config: RunConfig, wanted: str, gen_length: int) -> str:
 
 
 def _wanted(section: EvaluateSection, path: str, gen_length: int, items: Items) -> Manifest:
-    values = identity(section) | {"gen_lengths": [gen_length]}
-    for key in ("checkpoints", "name", *_OF_THE_ITEMS):
-        values.pop(key)
+    values = {key: getattr(section, key) for key in ("engine", "precision", "seed", "interval")}
+    # What is asked for as 0 or by a protocol's name is the same as what that stands for.
+    values["decoding"] = {
+        task: protocols.decoding(section, task, gen_length).flags() for task in items
+    }
     contents = {
-        f"items_{task}": artifacts.fingerprint([[p.item_id, p.data] for p in problems])
+        # The order of the items decides nothing.
+        f"items_{task}": artifacts.fingerprint(
+            sorted([[p.item_id, p.data] for p in problems], key=str)
+        )
         for task, problems in items.items()
     }
     inputs = {"weights": weights_fingerprint(path)} | contents
@@ -122,6 +137,8 @@ def plan_shards(
     """Shards of the ``missing`` items of each task, of prompts of like length, at least two an
     actor where there are whole batches enough."""
     for task, positions in missing.items():
+        if not positions:
+            continue
         ordered = sorted(positions, key=lambda k: (lengths[task][k], k))
         slots = section.num_actors * _SHARDS_PER_ACTOR
         size = math.ceil(len(ordered) / slots / section.batch_size) * section.batch_size
@@ -129,9 +146,3 @@ def plan_shards(
             part = tuple(ordered[start : start + size])
             own = PurePosixPath(target.checkpoint).name
             yield Shard(target.folder, target.checkpoint, own, task, target.gen_length, part)
-
-
-def one_target(config: RunConfig, target: Target) -> RunConfig:
-    """``config`` as it would be if ``target`` were all that is asked for."""
-    section = replace(config.evaluate, gen_lengths=(target.gen_length,))
-    return replace(config, evaluate=section)

@@ -1,6 +1,7 @@
 """Result rows: their columns, and the small files that they are kept in until all are there."""
 
-import time
+import threading
+import uuid
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -54,28 +55,52 @@ _READERS = 16
 
 
 class PartWriter:
-    """Writes rows as they come, in small files; what comes within a second goes into one."""
+    """Writes rows within a second, in small files; what comes within that second goes into one."""
 
     def __init__(self, folder: str) -> None:
         """``folder``: that of the evaluation."""
         self._folder = storage.join(folder, PARTS)
         self._rows: list[dict[str, Any]] = []
-        self._flushed = time.monotonic()
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self._problem: BaseException | None = None
 
     def add(self, row: dict[str, Any]) -> None:
-        """Keep ``row``, and write what there is unless that was done just now."""
-        self._rows.append(row)
-        if time.monotonic() - self._flushed >= _FLUSH_S:
-            self.flush()
+        """Take ``row``, which is written in a second; raises what kept earlier ones from that."""
+        with self._lock:
+            self._rows.append(row)
+            if self._timer is None:
+                self._timer = threading.Timer(_FLUSH_S, self._write_later)
+                self._timer.daemon = True
+                self._timer.start()
+        if self._problem is not None:
+            raise self._problem
+
+    def _write_later(self) -> None:
+        try:
+            self._write()
+        except Exception as error:
+            self._problem = error
 
     def flush(self) -> None:
-        """Write what there is."""
-        if self._rows:
-            first = self._rows[0]
-            name = f"{first['task']}-{first['position']:06d}.parquet"
-            table = pa.Table.from_pylist(self._rows, schema=ROW_SCHEMA)
+        """Write what there is, now."""
+        self._write()
+        if self._problem is not None:
+            raise self._problem
+
+    def _write(self) -> None:
+        with self._lock:
+            rows, self._rows = self._rows, []
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if not rows:
+                return
+            # A name of its own: a shard that is decoded again must not replace what is there.
+            first, own = rows[0], uuid.uuid4().hex[:8]
+            name = f"{first['task']}-{first['position']:06d}-{own}.parquet"
+            table = pa.Table.from_pylist(rows, schema=ROW_SCHEMA)
             storage.write_table(storage.join(self._folder, name), table)
-        self._rows, self._flushed = [], time.monotonic()
 
 
 class PartReader:

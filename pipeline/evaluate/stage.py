@@ -92,6 +92,7 @@ def _passes(config: RunConfig, target: Target) -> str:
 def _memory(config: RunConfig, longest: int) -> list[str]:
     """Parts of the memory of one actor, for the longest canvas."""
     from pipeline.train.estimate import describe_inference
+    from weft.sampling.predict import CHUNK_MIB
 
     section = config.evaluate
     if section.engine == "vllm":
@@ -102,7 +103,7 @@ def _memory(config: RunConfig, longest: int) -> list[str]:
             checkpoint_path(config, wanted),
             num_tokens=section.batch_size * length,
             num_rows=section.batch_size * max(protocols.gen_lengths(section)),
-            head_chunk_mib=256,
+            head_chunk_mib=4 * CHUNK_MIB,
             bytes_of_weight=_BYTES[section.precision],
             cached_tokens=section.batch_size * length * (section.cache != "none"),
         )
@@ -122,7 +123,7 @@ def _check_models(config: RunConfig, items: Items) -> int:
     longest = 0
     for wanted in checkpoints(config):
         path = checkpoint_path(config, wanted)
-        longest = max(map(max, prompt_lengths(section, path, items).values()))
+        longest = max(longest, *map(max, prompt_lengths(section, path, items).values()))
         canvas = max(protocols.gen_lengths(section))
         if section.engine == "denoiser":
             what = f"evaluate.gen_lengths {canvas} behind the longest prompt of {longest}"
@@ -159,7 +160,10 @@ def _evaluate(
         total = sum(len(shard.positions) for shard in shards)
         if collector.num_rows:
             logger.info("continuing items_there=%d items_missing=%d", collector.num_rows, total)
-        make_actor = functools.partial(EvaluateActor, section)
+        longest = max(max(found) for tasks in lengths.values() for found in tasks.values())
+        make_actor = functools.partial(
+            EvaluateActor, section, longest + max(protocols.gen_lengths(section))
+        )
         workers = Workers(section.num_cpus, section.num_gpus, section.num_actors)
         rows = [dataclasses.asdict(shard) for shard in shards]
         with Progress("evaluate", "items", total) as progress, _polling(collector, progress):

@@ -50,8 +50,7 @@ def test_compare_all_says_when_there_is_no_difference() -> None:
     other = evaluation("weft-2", [True, True, True])
     same, similar = compare_all([sft, weft, other], "sft")
     assert same.verdict == "no difference: weft and sft are right on the same items"
-    assert similar.verdict.startswith("no difference shown on 3 items; ")
-    assert similar.verdict.endswith(" points would be")
+    assert similar.verdict == "no difference shown on 3 items"  # so few never show one
 
 
 def test_compare_all_keeps_item_sets_and_decoders_apart() -> None:

@@ -283,6 +283,10 @@ def test_values_out_of_range_are_refused_naming_key_wanted_and_got(line, wanted,
         ),
         ("evaluate.tasks = []", ["evaluate.tasks", "at least one task", "got []"]),
         (
+            "evaluate = {protocol = 'd1', tasks = ['sudoku']}",
+            ["evaluate.data_dir", "published items of sudoku", "the protocol d1", "got nothing"],
+        ),
+        (
             "evaluate.block_length = 48",
             [
                 "canvas of 128",
@@ -302,15 +306,15 @@ def test_values_out_of_range_are_refused_naming_key_wanted_and_got(line, wanted,
             ["cache: guidance needs whole passes"],
         ),
         (
-            "evaluate = {protocol = 'd1', gen_lengths = [256], block_length = 64}",
+            "evaluate = {protocol = 'd1', data_dir = 'b', gen_lengths = [256], block_length = 64}",
             ["evaluate.block_length", "d1 has 32 for a canvas of 256 tokens, got 64", "own"],
         ),
         (
-            "evaluate = {protocol = 'd1', gen_lengths = [256], temperature = 0.5}",
+            "evaluate = {protocol = 'd1', data_dir = 'b', gen_lengths = [256], temperature = 0.5}",
             ["evaluate.temperature: the protocol d1 has 0.0", "got 0.5"],
         ),
         (
-            "evaluate = {protocol = 'llada', prompt_style = 'compact'}",
+            "evaluate = {protocol = 'llada', data_dir = 'b', prompt_style = 'compact'}",
             ["evaluate.prompt_style: the protocol llada has llada", "got compact"],
         ),
     ],
@@ -331,9 +335,9 @@ def test_combinations_that_cannot_run_are_refused(text, parts):
         "objective = {weighting = 'partial', alpha = 1.0}",
         "rates = {tail = 'entropy', beta_ref = 'dataset'}\ndata.eos_policy = 'one'",
         "train = {max_steps = 21, warmup_steps = 20}",
-        "evaluate = {protocol = 'd1', threshold = 0.9, cache = 'dual', early_stop = false}",
-        "evaluate = {protocol = 'd1', gen_lengths = [256], block_length = 32, steps = 128}",
-        "evaluate = {protocol = 'llada', gen_lengths = [64, 128]}",
+        "evaluate = {protocol = 'd1', data_dir = 'b', threshold = 0.9, cache = 'dual'}",
+        "evaluate = {protocol = 'd1', tasks = ['gsm8k'], gen_lengths = [256], steps = 128}",
+        "evaluate = {protocol = 'llada', data_dir = 'b', gen_lengths = [64, 128]}",
         "evaluate = {tasks = ['humaneval'], allow_code_execution = true}",
     ],
 )

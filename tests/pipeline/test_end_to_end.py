@@ -195,7 +195,7 @@ def test_a_finished_stage_says_so_and_does_nothing(
         ("train", ["--rates.gamma", "0.25"], "config.rates.gamma: there 0.5, here 0.25"),
         ("train", ["--data.max-length", "128"], "prepared with data.max_length = 192"),
         ("reference", ["--data.num-shards", "2"], "prepared with data.num_shards = 3"),
-        ("evaluate", ["--evaluate.steps", "8"], "config.evaluate.steps: there 4, here 8"),
+        ("evaluate", ["--evaluate.steps", "8"], "decoding.sudoku.steps: there 4, here 8"),
     ],
 )
 def test_a_changed_configuration_never_reuses_an_output(

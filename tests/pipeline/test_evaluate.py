@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import pytest
 from pipeline import artifacts
 from pipeline.artifacts import Manifest
 from pipeline.config import EvaluateSection, RatesSection, RunConfig, RunSection, TrainSection
-from pipeline.errors import ArtifactError, CheckpointError, DataError
+from pipeline.errors import ArtifactError, CheckpointError, ConfigError, DataError
 from pipeline.evaluate.actor import evaluate_items
-from pipeline.evaluate.decoders import open_decoder
+from pipeline.evaluate.decoders import Answer, _with_known_end, open_decoder
 from pipeline.evaluate.items import held_out_problems, load_items
 from pipeline.evaluate.metrics import training_facts
 from pipeline.evaluate.plan import (
@@ -29,6 +30,7 @@ from pipeline.models import weights_fingerprint
 from pipeline.protocols import decoding
 from pipeline.tokenizers import open_tokenizer_at
 from pipeline.train import stage
+from weft.tasks.base import Problem
 from weft.tasks.fingerprints import fingerprint, is_benchmark_item, is_held_out
 from weft.tasks.grading.limits import Graders
 
@@ -120,8 +122,12 @@ def test_shards_cover_the_missing_items_once_in_whole_batches(
     num_items: int, num_actors: int
 ) -> None:
     section = make_config(num_actors=num_actors).evaluate
-    missing = {"sudoku": range(num_items), "countdown": [2, 5]}
-    lengths = {"sudoku": [7 * k % 5 for k in range(num_items)], "countdown": [1] * 6}
+    missing = {"sudoku": range(num_items), "countdown": [2, 5], "gsm8k": []}
+    lengths = {
+        "sudoku": [7 * k % 5 for k in range(num_items)],
+        "countdown": [1] * 6,
+        "gsm8k": [1] * 4,
+    }
     shards = list(plan_shards(section, TARGET, missing, lengths))
     for task, positions in missing.items():
         mine = [shard for shard in shards if shard.task == task]
@@ -147,6 +153,28 @@ def test_every_checkpoint_at_every_length_is_an_evaluation(
     assert plan_targets(alone, items)[0].wanted.recipe == targets[1].wanted.recipe
 
 
+def test_checkpoints_of_one_name_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / seed / "weft" for seed in ("0", "1")]
+    for folder in folders:
+        shutil.copytree(tiny_checkpoint, folder)
+    config = make_config(checkpoints=tuple(map(str, folders)))
+    with pytest.raises(
+        ConfigError, match=r"names of their own, got weft for several; .*one by one"
+    ):
+        plan_targets(config, {"sudoku": held_out_problems("sudoku", 2)})
+
+
+def test_what_is_asked_for_in_other_words_is_the_same_evaluation(tiny_checkpoint: Path) -> None:
+    path = str(tiny_checkpoint)
+    items = {"sudoku": held_out_problems("sudoku", 3)}
+    settings = {"checkpoints": (path,), "gen_lengths": (64,), "tasks": ("sudoku",)}
+    one = make_config(**settings, block_length=0, steps=0)
+    other = make_config(**settings, block_length=32, steps=32)
+    backwards = {"sudoku": items["sudoku"][::-1]}
+    recipes = {plan_targets(c, i)[0].wanted.recipe for c, i in ((one, items), (other, backwards))}
+    assert len(recipes) == 1
+
+
 def row(task: str, position: int) -> dict[str, Any]:
     return {"task": task, "position": position, "item_id": f"{task}-{position}", "correct": True}
 
@@ -166,12 +194,34 @@ def test_rows_are_there_once_they_are_written_and_read_once(tmp_path: Path) -> N
     assert len(PartReader(folder).poll()) == 3
 
 
+def test_rows_that_come_together_are_all_written_within_a_second(tmp_path: Path) -> None:
+    """Also those behind which no other one comes: a batch that ends at once, and then a kill."""
+    writer, reader = PartWriter(str(tmp_path)), PartReader(str(tmp_path))
+    for position in range(16):
+        writer.add(row("sudoku", position))
+    deadline = time.monotonic() + 30
+    found: list[dict[str, Any]] = []
+    while len(found) < 16 and time.monotonic() < deadline:
+        found += reader.poll()
+        time.sleep(0.05)
+    assert [r["position"] for r in found] == list(range(16))
+    assert len(list((tmp_path / PARTS).iterdir())) == 1
+
+
+def test_rows_that_cannot_be_written_end_the_job(tmp_path: Path) -> None:
+    (tmp_path / PARTS).write_text("no folder")
+    writer = PartWriter(str(tmp_path))
+    writer.add(row("sudoku", 0))
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        writer.flush()
+
+
 def test_a_file_of_rows_that_is_cut_in_the_middle_counts_as_not_there(tmp_path: Path) -> None:
     writer = PartWriter(str(tmp_path))
     for task in ("sudoku", "countdown"):
         writer.add(row(task, 0))
         writer.flush()
-    cut = tmp_path / PARTS / "sudoku-000000.parquet"
+    (cut,) = (tmp_path / PARTS).glob("sudoku-*")
     cut.write_bytes(cut.read_bytes()[:-10])
     reader = PartReader(str(tmp_path))
     assert [r["task"] for r in reader.poll()] == ["countdown"]
@@ -212,6 +262,33 @@ def test_the_protocol_d1_takes_its_items_in_its_order(shared_data: Path) -> None
     assert gsm8k[0].item_id == "gsm8k-test-0"
     first = dataclasses.replace(section, benchmark_items=2)
     assert load_items(first, "sudoku") == sudoku[:2]
+
+
+def test_the_protocol_d1_refuses_a_file_with_fewer_items(shared_data: Path, tmp_path: Path) -> None:
+    name = "countdown_cd3_test.jsonl"
+    lines = (shared_data / "benchmarks" / name).read_text().splitlines(keepends=True)
+    (tmp_path / name).write_text("".join(lines[:255]))
+    section = make_config(data_dir=str(tmp_path), protocol="d1").evaluate
+    with pytest.raises(
+        DataError, match="at least the 256 items that the protocol d1 draws, got 255"
+    ):
+        load_items(section, "countdown")
+
+
+def test_an_end_of_another_name_ends_a_text_for_the_graders(tiny_checkpoint: Path) -> None:
+    class Chatty:
+        def decode(self, prompts: Any, item_ids: Any, how: Any) -> Any:
+            text = "\\boxed{4}<|im_end|>\n\\boxed{5}"
+            gradable = _with_known_end(text, "<|im_end|>")
+            numbers = {"num_tokens": 1, "nfe": 1, "whole_passes": 1, "seconds": 1.0, "latency": 1.0}
+            yield Answer(0, text, gradable, tokens=[1], unmask_step=[0], **numbers)
+
+    problem = Problem("gsm8k", "g", {"question": "?", "answer": "4"})
+    how = decoding(make_config().evaluate, "gsm8k", 16)
+    with Graders() as graders:
+        ((_, found),) = evaluate_items(Chatty(), [problem], how, graders)
+    assert (found["extracted"], found["correct"]) == ("4", True)
+    assert found["generation"].endswith("\\boxed{5}")
 
 
 def test_a_hub_that_cannot_be_reached_says_how_to_do_without(

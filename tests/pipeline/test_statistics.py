@@ -13,6 +13,7 @@ from pipeline.statistics import (
     holm,
     mean_interval,
     smallest_difference,
+    smallest_paired_difference,
 )
 
 
@@ -120,6 +121,28 @@ def test_the_smallest_difference_is_the_usual_approximation() -> None:
     assert smallest_difference(differences) == pytest.approx(wanted, rel=0.002)
     assert smallest_difference(np.zeros(5)) is None
     assert smallest_difference(np.ones(1)) is None
+
+
+def test_the_smallest_paired_difference_has_the_stated_power() -> None:
+    """Drawn anew with that share of one kind, the exact test rejects four times in five."""
+    from scipy import stats
+
+    for num_items, differing in ((500, 40), (128, 17), (1000, 300)):
+        difference = smallest_paired_difference(num_items, differing)
+        assert difference is not None
+        share = (1 + difference * num_items / differing) / 2
+        counts = np.arange(differing + 1)
+        rejects = np.array([stats.binomtest(int(k), differing).pvalue <= 0.05 for k in counts])
+        upper = rejects & (counts > differing / 2)
+        assert stats.binom.pmf(counts, differing, share)[upper].sum() == pytest.approx(
+            0.8, abs=1e-6
+        )
+
+
+def test_less_than_six_differing_items_show_nothing() -> None:
+    few, six = smallest_paired_difference(500, 1), smallest_paired_difference(500, 6)
+    assert few == six == pytest.approx((2 * 0.8 ** (1 / 6) - 1) * 6 / 500)
+    assert smallest_paired_difference(4, 2) is None
 
 
 def test_seeds_widen_an_interval_that_items_alone_do_not() -> None:

@@ -25,8 +25,11 @@ class KvCache:
     def keep(self, slots: Tensor) -> None:
         """Drop all slots but ``slots`` (int64), which are numbered anew."""
         self.num_slots = len(slots)
-        self.keys = [layer[slots] for layer in self.keys]
-        self.values = [layer[slots] for layer in self.values]
+        for layers in (self.keys, self.values):
+            for number, layer in enumerate(
+                layers
+            ):  # one by one, so that two never stand side by side
+                layers[number] = layer[slots]
 
     def layer(self, number: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of one layer, made when they are first written; ``like`` [B, H, L, D]."""

@@ -30,7 +30,8 @@ class Decoded:
     tokens: Tensor
     """[gen_length] int64."""
     unmask_step: Tensor
-    """[gen_length] int64: the step (from 0) that committed each token; -1 where none did."""
+    """[gen_length] int64: the step (from 0) that committed each token; -1 where none did: what is
+    still the mask token, and the EOS that an early stop has filled in."""
     nfe: int
     """Forward passes; guidance counts twice."""
     whole_passes: int
@@ -150,7 +151,6 @@ class Batch:
         is_open = canvas == self.denoiser.mask_token_id
         self._unmask_step[index] = torch.where(is_open, -1, self._unmask_step[index])
         is_eos = canvas == self.denoiser.eos_token_id
-        # The only wait for the device in a step.
         firsts = torch.stack([_first(is_open), _first(is_eos)]).tolist()
         for slot, first_open, first_eos in zip(slots, *firsts, strict=True):
             self._advance(slot, first_open, first_eos)

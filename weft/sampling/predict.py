@@ -9,8 +9,9 @@ from weft.decode_settings import DecodeSettings
 from weft.head import rows_within
 from weft.models.base import Denoiser
 
-_CHUNK_MIB = 256
-"""Logits held at once, in MiB of float32: a block of a batch may have gigabytes of them."""
+CHUNK_MIB = 64
+"""Logits held at once, in MiB of float32: a block of a batch may have gigabytes of them. In
+float64, with their softmax, they take four times as much."""
 
 
 def predict(
@@ -30,7 +31,10 @@ def predict(
     tokens = torch.zeros(is_open.shape, dtype=torch.int64, device=hidden.device)
     confidence = torch.full(is_open.shape, -torch.inf, dtype=torch.float64, device=hidden.device)
     places = is_open.nonzero()
-    rows = places[:, 0].tolist() if settings.draws else []
+    drawn_from = [generators[row] for row in places[:, 0].tolist()] if settings.draws else []
+    if settings.remasking == "random":
+        # Before the tokens of any position: where a chunk ends depends on the other rows.
+        confidence[is_open] = _uniforms((), drawn_from, hidden.device)
     found_tokens, found_confidence = [], []
     for part in _chunks(len(places), denoiser.vocab_size):
         row, column = places[part].unbind(1)
@@ -38,18 +42,19 @@ def predict(
         if blind is not None:
             unguided = denoiser.project(blind[row, column])
             logits = unguided + (settings.cfg_scale + 1) * (logits - unguided)
-        drawn_from = [generators[r] for r in rows[part]]
-        predicted, sure = _predict(logits, denoiser, settings, drawn_from)
+        predicted = _predict(logits, denoiser, settings, drawn_from[part])
         found_tokens.append(predicted)
-        found_confidence.append(sure)
+        if settings.remasking == "low_confidence":
+            found_confidence.append(_confidence(logits, predicted, denoiser, settings))
     if found_tokens:
         tokens[is_open] = torch.cat(found_tokens)
+    if found_confidence:
         confidence[is_open] = torch.cat(found_confidence)
     return tokens, confidence
 
 
 def _chunks(count: int, vocab_size: int) -> Iterator[slice]:
-    size = rows_within(_CHUNK_MIB, vocab_size)
+    size = rows_within(CHUNK_MIB, vocab_size)
     return (slice(start, start + size) for start in range(0, count, size))
 
 
@@ -58,8 +63,8 @@ def _predict(
     denoiser: Denoiser,
     settings: DecodeSettings,
     generators: Sequence[torch.Generator | None],
-) -> tuple[Tensor, Tensor]:
-    """Of [N, V] logits the predicted tokens and the confidence in them, both [N]."""
+) -> Tensor:
+    """Of [N, V] logits, which are changed, the predicted tokens [N]."""
     if settings.logits_eos_inf:
         logits[:, denoiser.eos_token_id] = -torch.inf
     if settings.threshold > 0:  # a block ends when nothing is open, which a mask would be
@@ -69,14 +74,21 @@ def _predict(
         uniforms = _uniforms(logits.shape[1:], generators, logits.device)
         # Gumbel-max as LLaDA writes it, in logarithms: exp(l) / (-log u) ** T has the same argmax.
         noisy = logits.double() - settings.temperature * torch.log(-torch.log(uniforms))
-    tokens = noisy.argmax(dim=-1)
-    if settings.remasking == "random":
-        return tokens, _uniforms((), generators, logits.device)
-    if settings.confidence_eos_eot_inf and settings.eot_token_id >= 0:
-        logits[:, settings.eot_token_id] = -torch.inf
+    return noisy.argmax(dim=-1)
+
+
+def _confidence(
+    logits: Tensor, tokens: Tensor, denoiser: Denoiser, settings: DecodeSettings
+) -> Tensor:
+    """[N] float64: the probability of each of ``tokens`` [N] by ``logits`` [N, V]."""
+    if settings.confidence_eos_eot_inf:
+        ends = [settings.eot_token_id] if settings.eot_token_id >= 0 else []
+        # Theirs takes EOS out of the noisy logits, which without noise are the logits themselves.
+        ends += [denoiser.eos_token_id] if settings.temperature == 0 else []
+        logits[:, ends] = -torch.inf
     # In float32 every probability above 1 - 6e-8 is 1, and ties would decide what comes first.
     probabilities = logits.double().softmax(dim=-1)
-    return tokens, probabilities.gather(-1, tokens[:, None]).squeeze(-1)
+    return probabilities.gather(-1, tokens[:, None]).squeeze(-1)
 
 
 def _uniforms(

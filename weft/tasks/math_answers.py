@@ -5,8 +5,8 @@ from typing import Any
 
 _MOST_CHARACTERS = 2000
 """Read of an answer, from its end: an answer is short, and parsing costs time."""
-_TIMEOUT_S = 2
-"""Of one attempt to parse or to compare."""
+TIMEOUT_S: int | None = 2
+"""Of one attempt to parse or to compare; None in a process that is stopped from outside."""
 
 
 def is_same_answer(answer: str, solution: str) -> bool:
@@ -28,16 +28,16 @@ def _parse(text: str) -> Any:
         text = text[text.rindex("\\boxed") :]  # all boxes would be taken for one answer
     elif "$" not in text.replace("\\$", ""):  # a price has a dollar too
         # A bare expression is not looked for unless it is set as mathematics.
-        found = parse(f"${text}$", parsing_timeout=_TIMEOUT_S)
+        found = parse(f"${text}$", parsing_timeout=TIMEOUT_S)
         if found:
             return found
-    return parse(text, parsing_timeout=_TIMEOUT_S)
+    return parse(text, parsing_timeout=TIMEOUT_S)
 
 
 def _verify(wanted: Any, found: Any) -> bool:
     from math_verify import verify
 
-    return bool(found) and bool(verify(wanted, found, timeout_seconds=_TIMEOUT_S))
+    return bool(found) and bool(verify(wanted, found, timeout_seconds=TIMEOUT_S))
 
 
 def _quiet() -> None:

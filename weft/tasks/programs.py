@@ -11,14 +11,14 @@ from weft.tasks.sandbox import run_program
 
 _TIMEOUT_S = 10.0
 _FENCE = "```"
-_LANGUAGE = re.compile(r"[ \t]*(?:python|py)?[ \t]*\n", flags=re.IGNORECASE)
+_DEFINITION = re.compile(r"^\s*(?:async\s+def|def|class)\s", flags=re.MULTILINE)
+_LANGUAGE = re.compile(r"[ \t]*(?:python3?|py)?[ \t]*\n", flags=re.IGNORECASE)
 
 
 class CodeTask(Task):
     """A task whose grader runs what the model wrote; d1 has no such task, so d1 has no verdict."""
 
     headline = "pass@1"
-    needs_limits = True
 
     def prompt(self, problem: Problem, style: str) -> Prompt:
         """One user's turn, the same in every style."""
@@ -52,12 +52,18 @@ class CodeTask(Task):
 
 
 def extract_code(text: str) -> str:
-    """What the last complete fence before the end holds; of an open one its rest; else the text."""
+    """The last complete fence before the end that defines something, else the last one.
+
+    Where there is a single fence that never closes, its rest; without any, the text.
+    """
     text = before_end(text)
     parts = text.split(_FENCE)
     if len(parts) == 1:
         return text.strip("\n")
     inside = parts[1::2]
-    block = inside[-1] if len(parts) % 2 or len(inside) == 1 else inside[-2]
+    whole = inside if len(parts) % 2 or len(inside) == 1 else inside[:-1]
+    # Behind the program an example of its output may stand in a fence of its own.
+    programs = [block for block in whole if _DEFINITION.search(block)]
+    block = (programs or whole)[-1]
     language = _LANGUAGE.match(block)
     return block[language.end() :].rstrip() if language else block.strip()

@@ -25,12 +25,17 @@ MEMORY_BYTES = 2 << 30
 _FILE_BYTES = 1 << 20
 _OPEN_FILES = 64
 _MOST_OUTPUT = 64_000
+_HIDDEN = ("/tmp", "/run", "/home", "/root")
+"""Folders that are empty inside of the wall: sockets, and what is others'."""
 
-_LIMITS = """
+_RUNNER = """
 import resource
-for _name, _limit in {limits}:
-    resource.setrlimit(getattr(resource, _name), (_limit, _limit))
-del resource, _name, _limit
+for name, limit in {limits}:
+    resource.setrlimit(getattr(resource, name), (limit, limit))
+with open({path!r}, encoding="utf-8") as file:
+    program = compile(file.read(), "program.py", "exec")
+exec(program, {{"__name__": "__main__"}})
+print({word!r})
 """
 
 
@@ -51,15 +56,18 @@ def run_program(program: str, *, timeout_s: float) -> Outcome:
     It has 2 GiB of memory, no second process, an empty environment, and a folder of its own that is
     deleted afterwards. Never raises for anything that the program does.
     """
-    # Only who reaches the end knows the word: a program that exits early has not passed.
+    # A program that exits before its end has not passed. One that means to cheat finds the word.
     word = secrets.token_hex(16)
-    with tempfile.TemporaryDirectory(prefix="weft-sandbox-") as folder:
-        path = Path(folder) / "program.py"
-        source = f"{_limits(timeout_s)}\n{program}\n\nprint({word!r})\n"
-        path.write_text(source, encoding="utf-8", errors="replace")
-        return _run(
-            [*_wall(folder), sys.executable, "-I", "-S", str(path)], folder, word, timeout_s
-        )
+    folder = tempfile.mkdtemp(prefix="weft-sandbox-")
+    try:
+        path, runner = Path(folder) / "program.py", Path(folder) / "runner.py"
+        path.write_text(program, encoding="utf-8", errors="replace")
+        runner.write_text(_RUNNER.format(limits=_limits(timeout_s), path=str(path), word=word))
+        command = [*_wall(folder), sys.executable, "-I", "-S", str(runner)]
+        return _run(command, folder, word, timeout_s)
+    finally:
+        # Not shutil: a program may leave folders deeper than Python recurses.
+        subprocess.run(["rm", "-rf", "--", folder], check=False, capture_output=True)
 
 
 def _run(command: list[str], folder: str, word: str, timeout_s: float) -> Outcome:
@@ -93,8 +101,8 @@ def _kill(child: "subprocess.Popen[bytes]") -> None:
     child.wait()
 
 
-def _limits(timeout_s: float) -> str:
-    limits = (
+def _limits(timeout_s: float) -> tuple[tuple[str, int], ...]:
+    return (
         ("RLIMIT_CPU", int(timeout_s) + 1),
         ("RLIMIT_AS", MEMORY_BYTES),
         ("RLIMIT_FSIZE", _FILE_BYTES),
@@ -102,32 +110,36 @@ def _limits(timeout_s: float) -> str:
         ("RLIMIT_NPROC", 0),
         ("RLIMIT_CORE", 0),
     )
-    return _LIMITS.format(limits=limits)
 
 
 def _wall(folder: str) -> list[str]:
-    """The beginning of the command where bubblewrap works: no network, files read-only."""
+    """The beginning of the command where bubblewrap works: no network, files read-only.
+
+    Of others' homes, sockets and processes it sees nothing.
+    """
     if not _has_bubblewrap():
         return []
-    return [*_BUBBLEWRAP, "--bind", folder, folder, "--chdir", folder]
+    return [*_bubblewrap(), "--bind", folder, folder, "--chdir", folder]
 
 
-_BUBBLEWRAP = [
-    "bwrap",
-    "--unshare-all",
-    "--die-with-parent",
-    "--ro-bind",
-    "/",
-    "/",
-    "--dev",
-    "/dev",
-]
+def _bubblewrap() -> list[str]:
+    command = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session"]
+    command += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
+    for folder in filter(os.path.isdir, _HIDDEN):
+        command += ["--tmpfs", folder]
+    # The interpreter may lie in somebody's home.
+    for prefix in sorted({sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent)}):
+        if prefix.startswith(tuple(f"{folder}/" for folder in _HIDDEN)):
+            command += ["--ro-bind", prefix, prefix]
+    return command
 
 
 @functools.cache
 def _has_bubblewrap() -> bool:
     if shutil.which("bwrap") is not None:
-        trial = subprocess.run([*_BUBBLEWRAP, "true"], capture_output=True, check=False)
+        trial = subprocess.run(
+            [*_bubblewrap(), sys.executable, "-I", "-S", "-c", ""], capture_output=True, check=False
+        )
         if trial.returncode == 0:
             return True
     logger.warning("generated programs run without bubblewrap: they can reach network and files")

@@ -8,7 +8,7 @@ import torch
 
 from weft.models import load_denoiser, random_denoiser
 from weft.models.kv_cache import KvCache, PartOfRows, WholeRows
-from weft.sampling import DecodeSettings, Request, decode
+from weft.sampling import DecodeSettings, Request, decode, predict
 
 SETTINGS = {"gen_length": 24, "block_length": 8, "steps": 12}
 FAST = [
@@ -242,15 +242,33 @@ def test_eos_that_is_never_predicted_does_not_come():
     assert 0 not in row.tokens.tolist()
 
 
-def test_the_end_of_turn_is_committed_last_under_llada_flag():
-    """LLaDA's flag of this name moves the end-of-turn token, not EOS, to the end."""
+def test_ends_are_committed_last_under_llada_flag():
+    """LLaDA's flag of this name moves the end of a turn to the end, and EOS only without noise."""
     script = [3, 4, 5, 0, 5, 0, 2, 4]
     common = {"gen_length": 8, "block_length": 8, "steps": 8, "eot_token_id": 4}
     (row,) = decoded(Scripted(script), [[2, 2]], confidence_eos_eot_inf=True, **common)
     assert row.tokens.tolist() == script
-    assert row.unmask_step.tolist() == [0, 6, 1, 2, 3, 4, 5, 7]
+    assert row.unmask_step[[0, 2, 4, 6]].tolist() == [0, 1, 2, 3]
+    assert sorted(row.unmask_step[[1, 3, 5, 7]].tolist()) == [4, 5, 6, 7]
+    noisy = common | {"temperature": 1e-9}
+    (row,) = decoded(Scripted(script), [[2, 2]], confidence_eos_eot_inf=True, **noisy)
+    assert row.unmask_step[[0, 2, 3, 4, 5, 6]].tolist() == [0, 1, 2, 3, 4, 5]
     (plain,) = decoded(Scripted(script), [[2, 2]], **common)
     assert plain.unmask_step.tolist() == list(range(8))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"temperature": 0.7}, {"temperature": 0.7, "remasking": "random"}, {"cfg_scale": 0.5}],
+    ids=str,
+)
+def test_batch_independence_where_the_logits_come_in_chunks(denoiser, settings, monkeypatch):
+    """The borders of chunks depend on what the other rows have open."""
+    whole = decoded(denoiser, PROMPTS, **settings)
+    monkeypatch.setattr(predict, "rows_within", lambda mib, vocab_size: 11)
+    for number, row in enumerate(decoded(denoiser, PROMPTS, batch_size=3, **settings)):
+        assert torch.equal(row.tokens, whole[number].tokens)
+        assert torch.equal(row.unmask_step, whole[number].unmask_step)
 
 
 @pytest.mark.parametrize(

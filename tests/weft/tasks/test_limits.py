@@ -1,8 +1,10 @@
 """Graders that may take long are stopped, and their texts get a verdict all the same."""
 
 import os
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,7 +20,7 @@ GSM8K = Problem("gsm8k", "g", {"question": "?", "answer": "4"})
 SUDOKU = Problem(
     "sudoku", "s", {"puzzle": "0" * 16, "solution": "3142243142131324", "n_solutions": 288}
 )
-LOOP = Problem("mbpp", "b", {"text": "f", "tests": ["assert f(1) == 1"], "setup": ""})
+CODE = Problem("mbpp", "b", {"text": "f", "tests": ["assert f(1) == 1"], "setup": ""})
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +39,30 @@ def test_verdicts_are_those_of_the_task_in_order(graders: Graders) -> None:
 
 @pytest.mark.parametrize(
     "text",
+    ["\\boxed{99^{98^{97}}}", "\\boxed{9999999999!!}", "\\boxed{(123456789)!}"],
+)
+def test_what_a_library_never_ends_over_is_a_timeout(graders: Graders, text: str) -> None:
+    (verdict,) = graders.grade([MATH], [text])
+    assert verdict.timed_out
+    assert not verdict.correct
+    assert verdict.extracted == text[7:-1]
+
+
+def test_programs_have_limits_of_their_own_and_leave_nothing(graders: Graders) -> None:
+    folders = set(Path(tempfile.gettempdir()).glob("weft-sandbox-*"))
+    slow = "import time\ntime.sleep(2)\ndef f(x):\n    return x"
+    texts = [f"```python\n{slow}\n```", "```python\ndef f(x):\n    return 2\n```"]
+    right, wrong = graders.grade([CODE, CODE], texts)
+    assert right.correct
+    assert not wrong.correct
+    assert not right.timed_out
+    assert set(Path(tempfile.gettempdir()).glob("weft-sandbox-*")) == folders
+
+
+@pytest.mark.parametrize(
+    "text",
     [
         "\\boxed{99**98**97}",
-        "\\boxed{99^{98^{97}}}",
-        "\\boxed{9999999999!!}",
         "\\boxed{" + "(" * 1_000_000 + "}",
         "\\boxed{" + "[" * 500_000 + "]" * 500_000 + "}",
         "\\boxed{" + "\\frac{1}{" * 150 + "2" + "}" * 150 + "}",
@@ -48,12 +70,12 @@ def test_verdicts_are_those_of_the_task_in_order(graders: Graders) -> None:
         "\\boxed{" + "{" * 900 + "1" + "}" * 900 + "}",
         "\\boxed{\\sum_{k=1}^{10^{12}} \\frac{1}{k^k}}",
     ],
-    ids=range(9),
+    ids=range(7),
 )
 def test_every_text_has_a_verdict_in_time(graders: Graders, text: str) -> None:
     started = time.perf_counter()
     (verdict,) = graders.grade([MATH], [text])
-    # One second, a second chance of five, and the start of two processes.
+    # One second, a second chance of five, and the start of two processes on a busy machine.
     assert time.perf_counter() - started < 30
     assert not verdict.correct
     assert verdict.d1_correct is False

@@ -13,6 +13,7 @@ from weft.tasks.base import Problem
 from weft.tasks.programs import extract_code
 from weft.tasks.sandbox import run_program
 
+DEEP = 3000
 ADD = Problem(
     "humaneval",
     "h",
@@ -37,6 +38,8 @@ DOUBLE = Problem(
         ("```python\nx = 1\ny = 2", "x = 1\ny = 2"),
         ("    return sum(x)\n", "    return sum(x)"),
         ("```x```", "x"),
+        ("```python3\nx = 1\n```", "x = 1"),
+        ("```\ndef f(): ...\n```\nIt prints\n```\n3\n```", "def f(): ..."),
         ("<|endoftext|>```x```", ""),
         ("", ""),
     ],
@@ -78,6 +81,8 @@ def test_mbpp_runs_all_tests() -> None:
     ).correct
     assert not task.grade(DOUBLE, "```python\ndef double(x):\n    return x\n```").correct
     assert task.grade(DOUBLE, "<|endoftext|>").extracted is None
+    future = "from __future__ import annotations\n"
+    assert run_program(f"{future}def f(x: Unknown): ...", timeout_s=20).passed
 
 
 def test_a_program_that_loops_is_stopped() -> None:
@@ -125,6 +130,14 @@ def test_a_program_sees_no_environment_and_no_package(monkeypatch: pytest.Monkey
     outcome = run_program("import os; print(sorted(os.environ))", timeout_s=20)
     assert outcome.passed
     assert "SECRET" not in outcome.output
+
+
+def test_folders_deeper_than_python_recurses_are_deleted(tmp_path: Path) -> None:
+    steps = f"for _ in range({DEEP}):\n    os.mkdir('d')\n    os.chdir('d')"
+    program = f"import os\nprint(os.getcwd())\n{steps}"
+    outcome = run_program(program, timeout_s=20)
+    assert outcome.passed
+    assert not Path(outcome.output.split()[0]).exists()
 
 
 def test_output_without_end_is_cut() -> None:

@@ -1,5 +1,6 @@
 """Grading within limits of time: what a grader cannot decide soon is a verdict of its own."""
 
+import logging
 import multiprocessing
 from collections.abc import Sequence
 from types import TracebackType
@@ -8,6 +9,8 @@ from pebble import ProcessExpired, ProcessPool
 
 from weft.tasks import get_task
 from weft.tasks.base import Problem, Verdict
+
+logger = logging.getLogger(__name__)
 
 _SECOND_CHANCE = 5
 """So many times longer the second try may take: a busy machine should change no verdict."""
@@ -60,6 +63,9 @@ class Graders:
                 verdict: Verdict = future.result()
             except (TimeoutError, ProcessExpired):
                 continue
+            except Exception:  # of a library, over some text: the next one must be graded
+                logger.exception("item=%s could not be graded", problem.item_id)
+                break
             return verdict
         return task.verdict_of_timeout(problem, text)
 
@@ -77,6 +83,11 @@ class Graders:
 def _warm_up() -> None:
     """Import what grading needs: that takes longer than most grading, and no text is to blame."""
     import math_verify  # noqa: F401
+
+    from weft.tasks import math_answers
+
+    # Its own alarm would call a text wrong that nobody has judged.
+    math_answers.TIMEOUT_S = None
 
 
 def _grade(problem: Problem, text: str) -> Verdict:
