@@ -25,8 +25,8 @@ from pipeline.config import EvaluateSection
 from pipeline.evaluate.actor import evaluate_items
 from pipeline.evaluate.decoders import open_decoder
 from pipeline.evaluate.items import held_out_problems
-from pipeline.figures import accuracy_over_nfe
 from pipeline.protocols import decoding
+from pipeline.report.figures import accuracy_over_nfe
 from pipeline.statistics import compare_paired
 from pipeline.tables import text_table
 from weft.decode_settings import DecodeSettings

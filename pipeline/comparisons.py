@@ -4,7 +4,7 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.report_data import Evaluation
+from pipeline.report.data import Evaluation
 from pipeline.statistics import (
     SIGNIFICANCE,
     PairedComparison,

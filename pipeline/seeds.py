@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.comparisons import decoder_settings, is_named, verdicts
-from pipeline.report_data import Evaluation
+from pipeline.report.data import Evaluation
 from pipeline.statistics import Interval, crossed_interval, smallest_difference
 
 

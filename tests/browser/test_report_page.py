@@ -10,7 +10,8 @@ import pytest
 
 from pipeline import report
 from pipeline.config import RunConfig, RunSection
-from tests.pipeline.test_report import add_evaluation, char_reader, fill
+from pipeline.report import stage
+from tests.pipeline.report.test_stage import add_evaluation, char_reader, fill
 
 pytestmark = pytest.mark.browser
 
@@ -38,7 +39,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         answers = [True] * correct + [False] * (16 - correct)
         add_evaluation(config, name, answers, checkpoint="weft", gen_length=length)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "open_reader", char_reader)
+        patch.setattr(stage, "open_reader", char_reader)
         report.run(config)
     return folder / "report" / "index.html"
 

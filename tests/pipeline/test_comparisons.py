@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.artifacts import Manifest
 from pipeline.comparisons import compare_all
-from pipeline.report_data import Evaluation
+from pipeline.report.data import Evaluation
 from pipeline.seeds import baseline_of, compare_seeds, seed_groups
 
 

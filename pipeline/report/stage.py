@@ -12,13 +12,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from pipeline import artifacts, paint, report_browse, report_views, storage, token_views
+from pipeline import artifacts, storage
 from pipeline.artifacts import Manifest
 from pipeline.config import RunConfig
 from pipeline.config_file import format_config
 from pipeline.errors import ArtifactError
 from pipeline.layout import layout
-from pipeline.report_data import RunData, open_reader, read_entropies, read_runs
+from pipeline.report import browse, paint, results, token_views, views
+from pipeline.report.data import RunData, open_reader, read_entropies, read_runs
 from pipeline.tables import METRIC_COLUMNS, text_table
 
 logger = logging.getLogger(__name__)
@@ -45,10 +46,10 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
     else:
         print(f"report: {folder} is already finished; --overwrite repeats it")
     if data.evaluations:
-        print(text_table(METRIC_COLUMNS, report_views.table_rows(data.evaluations)))
-        over_seeds = report_views.seeds(data.evaluations, config.report.baseline)
+        print(text_table(METRIC_COLUMNS, results.table_rows(data.evaluations)))
+        over_seeds = views.seeds(data.evaluations, config.report.baseline)
         if over_seeds:
-            print(text_table(report_views.SEED_COLUMNS, over_seeds))
+            print(text_table(views.SEED_COLUMNS, over_seeds))
     else:
         print("report: no evaluation yet; run jobs/evaluate.py")
     print(storage.join(folder, PAGE))
@@ -111,21 +112,21 @@ def render(config: RunConfig, data: RunData) -> str:
     reader = open_reader(config.model)
     sample = read_entropies(config, data)
     script, script_hash = _script()
-    views: dict[str, Any] = {
+    values: dict[str, Any] = {
         "name": config.run.name,
         "script": script,
         "script_hash": script_hash,
         "palette": paint.palette_css(),
         "order_legend": paint.order_legend(),
         "baseline": config.report.baseline,
-        "results": report_views.results(data) if data.evaluations else None,
-        "comparison_columns": report_views.COMPARISON_COLUMNS,
-        "comparisons": report_views.comparisons(data.evaluations, config.report.baseline),
-        "seed_columns": report_views.SEED_COLUMNS,
-        "seeds": report_views.seeds(data.evaluations, config.report.baseline),
-        "data": report_views.data_card(data),
-        "learning": report_views.learning(data),
-        "drift": report_views.drift(data),
+        "results": results.results(data) if data.evaluations else None,
+        "comparison_columns": views.COMPARISON_COLUMNS,
+        "comparisons": views.comparisons(data.evaluations, config.report.baseline),
+        "seed_columns": views.SEED_COLUMNS,
+        "seeds": views.seeds(data.evaluations, config.report.baseline),
+        "data": views.data_card(data),
+        "learning": views.learning(data),
+        "drift": views.drift(data),
         "entropies": None,
         "no_entropies": sample,
         "generations": [
@@ -135,20 +136,20 @@ def render(config: RunConfig, data: RunData) -> str:
         "animations": [
             shown
             for e in data.evaluations
-            for shown in report_browse.animations(
+            for shown in browse.animations(
                 e, token_views.shown_rows(e, config.report), reader.for_artifact(e.manifest)
             )
         ],
-        "failures": report_browse.failures(data.evaluations, config.report.num_failures),
+        "failures": browse.failures(data.evaluations, config.report.num_failures),
         "num_failures": config.report.num_failures,
         "unfinished": data.unfinished,
-        "provenance": report_views.provenance(data),
+        "provenance": views.provenance(data),
         "config": format_config(config),
     }
     if not isinstance(sample, str) and data.prepared is not None:
         own_reader = reader.for_artifact(data.prepared)
-        views["entropies"] = token_views.entropies(sample, config, own_reader)
-    return _environment().get_template(_TEMPLATE).render(views)
+        values["entropies"] = token_views.entropies(sample, config, own_reader)
+    return _environment().get_template(_TEMPLATE).render(values)
 
 
 def _environment() -> jinja2.Environment:

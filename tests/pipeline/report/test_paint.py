@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline import figures, paint
+from pipeline.report import figures, paint
 
 
 def test_colour_level_covers_the_range() -> None:

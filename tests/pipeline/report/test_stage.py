@@ -20,7 +20,8 @@ from pipeline.evaluate.rows import ROW_SCHEMA
 from pipeline.prepare.card import SourceCard, write_card
 from pipeline.prepare.shards import PREPARED_SCHEMA
 from pipeline.reference.entropies import ENTROPY_SCHEMA
-from pipeline.report_data import TokenReader, read_run
+from pipeline.report import stage
+from pipeline.report.data import TokenReader, read_run
 from pipeline.tables import METRIC_COLUMNS
 
 EOS = 3
@@ -39,7 +40,7 @@ def char_reader(model: object = None) -> TokenReader:
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
-    monkeypatch.setattr(report, "open_reader", char_reader)
+    monkeypatch.setattr(stage, "open_reader", char_reader)
     return RunConfig(run=RunSection(name="small", output_dir=str(tmp_path / "run")))
 
 
@@ -225,7 +226,7 @@ def full_page(tmp_path_factory: pytest.TempPathFactory) -> str:
     config = RunConfig(run=RunSection(name="small", output_dir=folder))
     fill(config)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "open_reader", char_reader)
+        patch.setattr(stage, "open_reader", char_reader)
         report.run(config)
     return page_of(config)
 
@@ -449,7 +450,7 @@ def test_report_shows_ids_where_the_tokenizer_is_another(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = dataclasses.replace(char_reader(), fingerprint="another")
-    monkeypatch.setattr(report, "open_reader", lambda model: other)
+    monkeypatch.setattr(stage, "open_reader", lambda model: other)
     add_evaluation(config, "sft", [True], generation="<script>a")
     report.run(config)
     page = page_of(config)

@@ -6,7 +6,7 @@ Plain JSON values: the page's script makes text of them, and never HTML.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline.report_data import Evaluation, TokenReader
+from pipeline.report.data import Evaluation, TokenReader
 
 _MOST_CHARACTERS = 6000
 """Of a generation that is shown; the page would grow by megabytes."""

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import figures, paint
 from pipeline.config import RatesSection, ReportSection, RunConfig
-from pipeline.report_data import EntropySample, Evaluation, TokenReader, Trace
+from pipeline.report import figures, paint
+from pipeline.report.data import EntropySample, Evaluation, TokenReader, Trace
 
 _NUM_TOP_TOKENS = 20
 _GOLDEN = 0.6180339887498949
