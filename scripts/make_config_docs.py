@@ -1,4 +1,4 @@
-"""Write docs/configuration.md from the dataclasses of pipeline/config.py and their docstrings.
+"""Write docs/configuration.md from the dataclasses of pipeline/config/ and their docstrings.
 
 Run ``python scripts/make_config_docs.py`` after a change of the configuration; a test fails
 while the page is out of date.
@@ -19,7 +19,7 @@ PAGE = ROOT / "docs" / "configuration.md"
 _PREAMBLE = """\
 # Configuration
 
-This page is made by `python scripts/make_config_docs.py` from `pipeline/config.py`; edit it there.
+This page is made by `python scripts/make_config_docs.py` from `pipeline/config/`; edit it there.
 
 A run is described by one TOML file, such as [configs/tiny.toml](../configs/tiny.toml). A key that
 the file leaves out has the default below. Precedence: defaults < file < command line.
@@ -38,7 +38,7 @@ the file leaves out has the default below. Precedence: defaults < file < command
 
 
 def render() -> str:
-    """The page as text; the same for the same ``pipeline/config.py``."""
+    """The page as text; the same for the same ``pipeline/config/``."""
     docstrings = _attribute_docstrings()
     parts = [_PREAMBLE]
     for section in dataclasses.fields(schema.RunConfig):
@@ -53,9 +53,10 @@ def render() -> str:
 
 def _attribute_docstrings() -> dict[tuple[str, str], str]:
     """The string below each attribute, by (class, attribute): Python itself throws them away."""
-    tree = ast.parse(Path(schema.__file__).read_text(encoding="utf-8"))
+    files = sorted(Path(schema.__file__).parent.glob("*.py"))
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
     found = {}
-    for node in tree.body:
+    for node in (node for tree in trees for node in tree.body):
         if not isinstance(node, ast.ClassDef):
             continue
         for attribute, text in zip(node.body, node.body[1:], strict=False):
@@ -76,7 +77,7 @@ def _section(title: str, kind: Any, docstrings: dict[tuple[str, str], str]) -> s
     for field in dataclasses.fields(kind):
         meaning = docstrings.get((kind.__name__, field.name), "")
         if not meaning:
-            raise ValueError(f"pipeline/config.py: {kind.__name__}.{field.name} has no docstring")
+            raise ValueError(f"pipeline/config/: {kind.__name__}.{field.name} has no docstring")
         how = " *(how)*" if field.metadata.get("resource") else ""
         cells = (f"`{field.name}`", _type(hints[field.name]), _default(field), meaning + how)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")

@@ -1,0 +1,63 @@
+"""The typed configuration of a run: frozen dataclasses, read from TOML and checked at the start.
+
+Importable without torch and without ray. A field marked ``metadata=RESOURCE`` says how a stage is
+run, not what it computes: it stays out of the fingerprint that decides whether an output is reused.
+"""
+
+from dataclasses import dataclass
+
+from pipeline.config.base import RESOURCE, STRICT, identity
+from pipeline.config.data import DataSection, RunSection, SourceSection
+from pipeline.config.evaluate import DriftSection, EvaluateSection, MergeSection, ReportSection
+from pipeline.config.method import (
+    ModelSection,
+    NoiseSection,
+    ObjectiveSection,
+    RatesSection,
+    ReferenceSection,
+)
+from pipeline.config.traces import TracesSection
+from pipeline.config.train import LoraSection, TrainSection
+
+__all__ = [
+    "RESOURCE",
+    "DataSection",
+    "DriftSection",
+    "EvaluateSection",
+    "LoraSection",
+    "MergeSection",
+    "ModelSection",
+    "NoiseSection",
+    "ObjectiveSection",
+    "RatesSection",
+    "ReferenceSection",
+    "ReportSection",
+    "RunConfig",
+    "RunSection",
+    "SourceSection",
+    "TracesSection",
+    "TrainSection",
+    "identity",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The whole configuration; every job reads all of it, so that a typo anywhere stops any job."""
+
+    __pydantic_config__ = STRICT
+
+    run: RunSection = RunSection()
+    data: DataSection = DataSection()
+    model: ModelSection = ModelSection()
+    rates: RatesSection = RatesSection()
+    noise: NoiseSection = NoiseSection()
+    objective: ObjectiveSection = ObjectiveSection()
+    reference: ReferenceSection = ReferenceSection()
+    train: TrainSection = TrainSection()
+    lora: LoraSection = LoraSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    merge: MergeSection = MergeSection()
+    drift: DriftSection = DriftSection()
+    traces: TracesSection = TracesSection()
+    report: ReportSection = ReportSection()
