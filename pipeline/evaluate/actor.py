@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,25 +78,38 @@ class EvaluateActor:
 def evaluate_items(
     decoder: Decoder, problems: Sequence[Any], how: Decoding, graders: Any
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number and result row of each problem, as it is done. Knows no Ray."""
+    """Number and result row of each problem, as it is done. Knows no Ray.
+
+    Decoding goes on while a grader is busy in its own process.
+    """
     from weft.tasks import get_task
 
     prompts = [get_task(p.task).prompt(p, how.prompt_style) for p in problems]
+    waiting: deque[tuple[Answer, Any]] = deque()
     for answer in decoder.decode(prompts, [p.item_id for p in problems], how):
-        problem, prompt = problems[answer.index], prompts[answer.index]
-        (verdict,) = graders.grade([problem], [answer.gradable])
-        row = {
-            "task": problem.task,
-            "item_id": problem.item_id,
-            "prompt": prompt.text,
-            "generation": answer.text,
-            "extracted": verdict.extracted,
-            "correct": verdict.correct,
-            "d1_correct": verdict.d1_correct,
-            "timed_out": verdict.timed_out,
-            "details": json.dumps(dict(verdict.details), sort_keys=True),
-        }
-        yield answer.index, row | _measures(answer) | how.flags()
+        waiting.append((answer, graders.start(problems[answer.index], answer.gradable)))
+        while waiting and waiting[0][1].is_done:
+            yield _row(*waiting.popleft(), problems, prompts, how)
+    while waiting:
+        yield _row(*waiting.popleft(), problems, prompts, how)
+
+
+def _row(
+    answer: Answer, grading: Any, problems: Sequence[Any], prompts: Sequence[Any], how: Decoding
+) -> tuple[int, dict[str, Any]]:
+    problem, verdict = problems[answer.index], grading.result()
+    row = {
+        "task": problem.task,
+        "item_id": problem.item_id,
+        "prompt": prompts[answer.index].text,
+        "generation": answer.text,
+        "extracted": verdict.extracted,
+        "correct": verdict.correct,
+        "d1_correct": verdict.d1_correct,
+        "timed_out": verdict.timed_out,
+        "details": json.dumps(dict(verdict.details), sort_keys=True),
+    }
+    return answer.index, row | _measures(answer) | how.flags()
 
 
 def _measures(answer: Answer) -> dict[str, Any]:

@@ -66,8 +66,10 @@ class Task(ABC):
     """Name of the published test file inside a data folder."""
     hub: HubName | None = None
     """Where the benchmark is where no folder is given; None for problems that are generated."""
-    needs_limits: ClassVar[bool] = False
-    """Whether ``grade`` calls a library that some texts keep busy for long; see ``grade``."""
+    grades_apart: ClassVar[bool] = False
+    """Whether ``grade`` may take long over some texts, so that a process of its own does it."""
+    has_own_limits: ClassVar[bool] = False
+    """Whether it ends all the same; if not, that process is stopped."""
 
     def load_benchmark(self, data_dir: str) -> list[Problem]:
         """Items of the published test file in ``data_dir``, in order; ValueError if unusable."""
@@ -94,9 +96,8 @@ class Task(ABC):
     def grade(self, problem: Problem, text: str) -> Verdict:
         """The verdict on ``text``, a decoded generation with special tokens, without the prefill.
 
-        Total: every text gets a verdict, in time proportional to its length. A task that
-        ``needs_limits`` may take long over some texts: it is called in a process that can be
-        stopped.
+        Total: every text gets a verdict; unless it ``grades_apart``, in time proportional to its
+        length.
         """
 
     def verdict_of_timeout(self, _problem: Problem, _text: str) -> Verdict:

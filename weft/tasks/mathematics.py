@@ -23,7 +23,7 @@ class MathTask(ReasoningTask):
     """``Problem.data`` has ``question`` and ``answer``."""
 
     headline = "accuracy"
-    needs_limits = True
+    grades_apart = True
 
     def d1_question(self, problem: Problem) -> str:
         """The question of d1's prompt."""

@@ -19,6 +19,7 @@ class CodeTask(Task):
     """A task whose grader runs what the model wrote; d1 has no such task, so d1 has no verdict."""
 
     headline = "pass@1"
+    grades_apart = has_own_limits = True
 
     def prompt(self, problem: Problem, style: str) -> Prompt:
         """One user's turn, the same in every style."""

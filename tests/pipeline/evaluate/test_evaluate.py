@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from pipeline import artifacts
@@ -294,7 +295,7 @@ def test_an_end_of_another_name_ends_a_text_for_the_graders(tiny_checkpoint: Pat
 def test_a_hub_that_cannot_be_reached_says_how_to_do_without(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     message = r"openai/gsm8k .*gsm8k from the hub.*put gsm8k_test\.jsonl .* as evaluate\.data_dir"
     with pytest.raises(DataError, match=message):
         load_items(make_config().evaluate, "gsm8k")

@@ -25,7 +25,8 @@ CODE = Problem("mbpp", "b", {"text": "f", "tests": ["assert f(1) == 1"], "setup"
 
 @pytest.fixture(scope="module")
 def graders() -> Iterator[Graders]:
-    with Graders() as found:
+    # A third of the usual time: these tests wait for it to be over.
+    with Graders(timeout_s=0.3) as found:
         found.grade([GSM8K], ["\\boxed{4}"])  # starts the process
         yield found
 
@@ -75,7 +76,7 @@ def test_programs_have_limits_of_their_own_and_leave_nothing(graders: Graders) -
 def test_every_text_has_a_verdict_in_time(graders: Graders, text: str) -> None:
     started = time.perf_counter()
     (verdict,) = graders.grade([MATH], [text])
-    # One second, a second chance of five, and the start of two processes on a busy machine.
+    # 0.3 s, a second chance of five times that, and two processes started on a busy machine.
     assert time.perf_counter() - started < 30
     assert not verdict.correct
     assert verdict.d1_correct is False
@@ -84,7 +85,7 @@ def test_every_text_has_a_verdict_in_time(graders: Graders, text: str) -> None:
 def test_a_grader_that_never_ends_is_a_verdict_of_its_own() -> None:
     problem = Problem("math500", "m", {"question": "?", "answer": "1"})
     with Graders(timeout_s=0.05) as graders:
-        graders._grade(problem, "\\boxed{1}")  # starts the process
+        graders.second_chance(problem, "\\boxed{1}")  # starts the process
         # 50 ms, and 250 ms, are too little for these.
         text = "\\boxed{" + "+".join(f"\\sqrt{{{n}}}" for n in range(2, 250)) + "}"
         first, second = graders.grade([problem] * 2, [text, "\\boxed{1}"])

@@ -3,7 +3,9 @@
 import logging
 import multiprocessing
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -51,23 +53,28 @@ class Graders:
 
     def grade(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
         """One verdict a text, in order; ``timed_out`` where both tries took too long."""
-        return [self._grade(*pair) for pair in zip(problems, texts, strict=True)]
+        gradings = [self.start(*pair) for pair in zip(problems, texts, strict=True)]
+        return [grading.result() for grading in gradings]
 
-    def _grade(self, problem: Problem, text: str) -> Verdict:
+    def start(self, problem: Problem, text: str) -> "Grading":
+        """Begin to grade ``text``, and do not wait where that happens in the other process."""
         task = get_task(problem.task)
-        if not task.needs_limits:
-            return task.grade(problem, text)
-        for timeout in (self._timeout_s, _SECOND_CHANCE * self._timeout_s):
-            future = self._running_pool().schedule(_grade, args=(problem, text), timeout=timeout)
-            try:
-                verdict: Verdict = future.result()
-            except (TimeoutError, ProcessExpired):
-                continue
-            except Exception:  # of a library, over some text: the next one must be graded
-                logger.exception("item=%s could not be graded", problem.item_id)
-                break
-            return verdict
-        return task.verdict_of_timeout(problem, text)
+        if not task.grades_apart:
+            return Grading(self, problem, text, None, task.grade(problem, text))
+        return Grading(self, problem, text, self._schedule(problem, text, self._timeout_s))
+
+    def second_chance(self, problem: Problem, text: str) -> Verdict:
+        """The verdict after more time; ``timed_out`` if that is too little as well."""
+        try:
+            longer = _SECOND_CHANCE * self._timeout_s
+            verdict: Verdict = self._schedule(problem, text, longer).result()
+        except (TimeoutError, ProcessExpired):
+            return get_task(problem.task).verdict_of_timeout(problem, text)
+        return verdict
+
+    def _schedule(self, problem: Problem, text: str, timeout_s: float) -> Any:
+        limit = None if get_task(problem.task).has_own_limits else timeout_s
+        return self._running_pool().schedule(_grade, args=(problem, text), timeout=limit)
 
     def _running_pool(self) -> ProcessPool:
         if self._pool is None:
@@ -78,6 +85,36 @@ class Graders:
                 context=multiprocessing.get_context("spawn"),
             )
         return self._pool
+
+
+@dataclass
+class Grading:
+    """A verdict that is there, or on its way."""
+
+    graders: Graders
+    problem: Problem
+    text: str
+    future: Any
+    verdict: Verdict | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether ``result`` need not wait, but for a second chance."""
+        return self.future is None or bool(self.future.done())
+
+    def result(self) -> Verdict:
+        """The verdict; of a text that no grader can read one that says it timed out."""
+        if self.verdict is None:
+            try:
+                self.verdict = self.future.result()
+            except (TimeoutError, ProcessExpired):
+                self.verdict = self.graders.second_chance(self.problem, self.text)
+            except Exception:  # of a library, over some text: the next one must be graded
+                logger.exception("item=%s could not be graded", self.problem.item_id)
+                task = get_task(self.problem.task)
+                self.verdict = task.verdict_of_timeout(self.problem, self.text)
+        assert self.verdict is not None
+        return self.verdict
 
 
 def _warm_up() -> None:
