@@ -4,8 +4,8 @@ On a fine-tuned tiny denoiser over generated held-out problems: ``speedup`` is t
 to EOS) of prefix cache, threshold and early stop together over ``plain``, the decoder of LLaDA's
 ``generate.py``; ``accuracy_difference`` is that of their accuracies on the same items, with its
 95 % interval. ``speedup_large`` is that of the dual cache over plain on a random LLaDA of 110
-million parameters, where a threshold says nothing. The curves of accuracy over forward passes go
-into ``--figure``.
+million parameters, where a threshold says nothing. With ``--figure`` the accuracies of all decoders
+over their forward passes are drawn instead.
 """
 
 import subprocess
@@ -75,7 +75,7 @@ class Settings:
     large_items: int = 2
     """Canvases of the large network, behind prompts as long as d1's."""
     figure: Path | None = None
-    """File for the curves (SVG); none: leave them out."""
+    """File for the curves (SVG), which are then drawn instead."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,10 @@ def main(settings: Settings) -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = settings.checkpoint or train_tiny(Path(folder))
-        results = measure_tiny(checkpoint, settings, DECODERS)
         if settings.figure is not None:
             draw_curves(checkpoint, settings, settings.figure)
+            return
+        results = measure_tiny(checkpoint, settings, DECODERS)
     plain, fast = results["plain"], results["prefix cache, threshold, early stop"]
     compared = compare_paired(fast.correct, plain.correct)
     print(format_results(results))
