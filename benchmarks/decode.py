@@ -56,7 +56,7 @@ CURVES: dict[str, list[dict[str, Any]]] = {
     "threshold, prefix cache": [{"threshold": t, "cache": "prefix"} for t in _THRESHOLDS],
     "threshold, dual cache": [{"threshold": t, "cache": "dual"} for t in _THRESHOLDS],
 }
-"""All with early stop, which leaves the verdicts as they are."""
+"""All without early stop, which would take passes from each and leave the verdicts as they are."""
 _INK = "#6e7781"
 """Legible on a light and on a dark page."""
 
