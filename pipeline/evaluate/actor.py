@@ -43,11 +43,14 @@ class EvaluateActor:
         self.graders = Graders(timeout_s=section.grader_timeout_s)
         self._checkpoint = ""
         self._decoder: Decoder | None = None
+        self._items: dict[str, list[Any]] = {}
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Decode, grade and write the items of one shard."""
         shard = Shard(**row | {"positions": tuple(row["positions"])})
-        items = load_items(self.section, shard.task)
+        if shard.task not in self._items:
+            self._items[shard.task] = load_items(self.section, shard.task)
+        items = self._items[shard.task]
         writer = PartWriter(shard.folder)
         for found in self._rows(shard, [items[k] for k in shard.positions]):
             writer.add(found)

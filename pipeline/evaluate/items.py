@@ -5,6 +5,7 @@ from typing import Any
 from pipeline import protocols
 from pipeline.config import EvaluateSection
 from pipeline.errors import DataError
+from pipeline.sources.hub import hub_errors
 
 # Any seed will do: whether a problem is held out is decided by its content, not by its seed.
 _HELD_OUT_SEED = 20_250_920
@@ -48,20 +49,16 @@ def _d1_choice(problems: list[Any], count: int) -> list[Any]:
 
 def _from_hub(task: Any) -> list[Any]:
     import datasets
-    from datasets.exceptions import DatasetsError
 
     where = task.hub
-    try:
+    with hub_errors(
+        f"{where.path} (split {where.split}), the benchmark {task.name}",
+        f"without the hub, put {task.benchmark_file} into a folder and give that as "
+        f"evaluate.data_dir",
+    ):
         rows = datasets.load_dataset(where.path, where.subset or None, split=where.split)
         named = ({"id": f"{task.name}-test-{n}", **row} for n, row in enumerate(rows))
         return [task.parse_row(row) for row in named]
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        what = (str(error) or repr(error)).splitlines()[0]
-        raise DataError(
-            f"{where.path} (split {where.split}): wanted the benchmark {task.name} from the hub, "
-            f"got: {what}; without the hub, put {task.benchmark_file} into a folder and give that "
-            f"as evaluate.data_dir"
-        ) from error
 
 
 def held_out_problems(task: str, count: int) -> list[Any]:

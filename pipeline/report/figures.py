@@ -97,9 +97,7 @@ def accuracy_bars(tasks: Mapping[str, Sequence[Bar]], colours: Mapping[str, str]
 
 
 def _bars(axes: Any, task: str, rows: Sequence[Bar], colours: Mapping[str, str]) -> None:
-    values = 100 * np.array([(row.accuracy, row.low, row.high) for row in rows])
-    centre, low, high = values.T
-    errors = np.clip([centre - low, high - centre], 0, None)  # rounding may leave -1e-16
+    centre, errors = _percent(rows)
     places = np.arange(len(rows))
     fill = [colours[row.checkpoint] for row in rows]
     axes.barh(places, centre, xerr=errors, color=fill, height=0.7, ecolor=_INK, capsize=2)
@@ -220,51 +218,59 @@ def accuracy_by_length(
 
     ``tasks``: task -> checkpoint -> its lengths and bars, in rising order.
     """
-    label = "accuracy by length of the canvas: " + ", ".join(tasks)
-    with _drawing("accuracy-length", label, 9.0, 2.8 * ((len(tasks) + 1) // 2)) as drawing:
-        panels = drawing.figure.subplots((len(tasks) + 1) // 2, 2, squeeze=False)
-        for axes in panels.flat[len(tasks) :]:
-            axes.set_axis_off()
-        for axes, (task, curves) in zip(panels.flat, tasks.items(), strict=False):
+    label = "accuracy by length of the canvas"
+    with _accuracy_panels("accuracy-length", label, "tokens of the canvas", tasks) as drawing:
+        for axes, curves in zip(drawing.figure.axes, tasks.values(), strict=False):
             for number, (name, points) in enumerate(curves.items()):
                 lengths, bars = zip(*points, strict=True)
                 _with_intervals(axes, name, lengths, bars, number)
+        drawing.figure.axes[0].legend()
+    return drawing.svg
+
+
+def accuracy_by_nfe(tasks: Mapping[str, Sequence[tuple[float, Bar]]]) -> Markup:
+    """Accuracy over the mean forward passes of an item, a panel a task and a mark an evaluation."""
+    label = "accuracy by forward passes"
+    with _accuracy_panels("accuracy-passes", label, "forward passes an item", tasks) as drawing:
+        for axes, points in zip(drawing.figure.axes, tasks.values(), strict=False):
+            for number, (nfe, bar) in enumerate(points):
+                _with_intervals(axes, bar.label, [nfe], [bar], number)
+            axes.legend(fontsize=7)
+    return drawing.svg
+
+
+@contextmanager
+def _accuracy_panels(
+    name: str, label: str, x_label: str, tasks: Mapping[str, Any]
+) -> Iterator[_Drawing]:
+    """Axes of accuracies over a logarithmic x, one for each of ``tasks``, two in a row."""
+    num_rows = (len(tasks) + 1) // 2
+    with _drawing(name, f"{label}: {', '.join(tasks)}", 9.0, 2.9 * num_rows) as drawing:
+        panels = drawing.figure.subplots(num_rows, 2, squeeze=False)
+        for axes in panels.flat[len(tasks) :]:
+            axes.set_axis_off()
+        for axes, task in zip(panels.flat, tasks, strict=False):
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter("{x:g}")
-            axes.set_xlabel("tokens of the canvas")
+            axes.set_xlabel(x_label)
             axes.set_title(f"{task}: accuracy (%)", loc="left")
             axes.grid(visible=True)
-        panels[0, 0].legend()
-    return drawing.svg
+        yield drawing
 
 
 def _with_intervals(
     axes: Any, name: str, x: Sequence[float], bars: Sequence[Bar], number: int
 ) -> None:
-    values = 100 * np.array([(bar.accuracy, bar.low, bar.high) for bar in bars])
-    centre, low, high = values.T
-    errors = np.clip([centre - low, high - centre], 0, None)
+    centre, errors = _percent(bars)
     colour = _COLOURS[number % len(_COLOURS)]
     axes.errorbar(x, centre, yerr=errors, fmt=".-", color=colour, label=name, capsize=2)
 
 
-def accuracy_by_nfe(tasks: Mapping[str, Sequence[tuple[float, Bar]]]) -> Markup:
-    """Accuracy over the mean forward passes of an item, a panel a task and a mark an evaluation."""
-    label = "accuracy by forward passes: " + ", ".join(tasks)
-    with _drawing("accuracy-passes", label, 9.0, 3.0 * ((len(tasks) + 1) // 2)) as drawing:
-        panels = drawing.figure.subplots((len(tasks) + 1) // 2, 2, squeeze=False)
-        for axes in panels.flat[len(tasks) :]:
-            axes.set_axis_off()
-        for axes, (task, points) in zip(panels.flat, tasks.items(), strict=False):
-            for number, (nfe, bar) in enumerate(points):
-                _with_intervals(axes, bar.label, [nfe], [bar], number)
-            axes.set_xscale("log", base=2)
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.set_xlabel("forward passes an item")
-            axes.set_title(f"{task}: accuracy (%)", loc="left")
-            axes.grid(visible=True)
-            axes.legend(fontsize=7)
-    return drawing.svg
+def _percent(bars: Sequence[Bar]) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracies [N] and how far their intervals reach down and up [2, N], in per cent."""
+    values = 100 * np.array([(bar.accuracy, bar.low, bar.high) for bar in bars])
+    centre, low, high = values.T
+    return centre, np.clip([centre - low, high - centre], 0, None)  # rounding may leave -1e-16
 
 
 def accuracy_over_nfe(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:

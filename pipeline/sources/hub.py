@@ -19,6 +19,18 @@ _SAVED = ("state.json", "dataset_dict.json")
 """What lies in a folder of ``save_to_disk``."""
 
 
+@contextlib.contextmanager
+def hub_errors(what: str, remedy: str) -> Iterator[None]:
+    """What ``datasets`` raises inside, as a DataError about ``what`` that ends with ``remedy``."""
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise DataError(f"{what}: datasets cannot load it ({reason}); {remedy}") from error
+
+
 @dataclass(frozen=True)
 class HubSource:
     """Rows of one split; each node keeps a copy in its cache of ``datasets``, unless streaming."""
@@ -64,20 +76,12 @@ class HubSource:
         subset = f", subset {self.section.subset}" if self.section.subset else ""
         return f"{self.section.path} (split {self.section.split}{subset})"
 
-    @contextlib.contextmanager
-    def _clear_errors(self) -> Iterator[None]:
-        from datasets.exceptions import DatasetsError
-
-        try:
-            yield
-        except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-            where = self.section.revision or "its newest revision"
-            what = (str(error) or repr(error)).splitlines()[0]
-            raise DataError(
-                f"{self._shown}, {where}: datasets cannot load it ({what}); "
-                f"check name, subset and split, or save it where the hub can be reached "
-                f"(load_dataset(...).save_to_disk(FOLDER)) and give the folder as path"
-            ) from error
+    def _clear_errors(self) -> contextlib.AbstractContextManager[None]:
+        return hub_errors(
+            f"{self._shown}, {self.section.revision or 'its newest revision'}",
+            "check name, subset and split, or save it where the hub can be reached "
+            "(load_dataset(...).save_to_disk(FOLDER)) and give the folder as path",
+        )
 
     @property
     def _is_saved(self) -> bool:

@@ -296,7 +296,7 @@ def test_a_hub_that_cannot_be_reached_says_how_to_do_without(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    message = r"openai/gsm8k .*gsm8k from the hub.*put gsm8k_test\.jsonl .* as evaluate\.data_dir"
+    message = r"openai/gsm8k .*benchmark gsm8k: datasets cannot .*put gsm8k_test\.jsonl .* as evaluate\.data_dir"
     with pytest.raises(DataError, match=message):
         load_items(make_config().evaluate, "gsm8k")
 
