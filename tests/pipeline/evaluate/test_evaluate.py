@@ -296,7 +296,11 @@ def test_a_hub_that_cannot_be_reached_says_how_to_do_without(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    message = r"openai/gsm8k .*benchmark gsm8k: datasets cannot .*put gsm8k_test\.jsonl .* as evaluate\.data_dir"
+    what, remedy = (
+        r"benchmark gsm8k: datasets cannot",
+        r"put gsm8k_test\.jsonl .* as evaluate\.data_dir",
+    )
+    message = rf"openai/gsm8k .*{what} .*{remedy}"
     with pytest.raises(DataError, match=message):
         load_items(make_config().evaluate, "gsm8k")
 
