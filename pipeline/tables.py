@@ -4,11 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 DRIFT_COLUMNS = ("step", "entropy (nats)", "change", "rank correlation", "change of rates")
-METRIC_COLUMNS = ("task", "method", "n", "accuracy", "95 % interval", "NFE", "seconds")
+METRIC_COLUMNS = (
+    *("task", "method", "n", "accuracy", "95 % interval"),
+    *("NFE", "tokens/s", "seconds", "latency"),
+)
 
 
 def metric_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
-    """One row a task of an evaluation's ``metrics.json``; ``seconds`` are per item."""
+    """One row a task of an evaluation's ``metrics.json``.
+
+    Tokens are committed tokens; seconds are an item's share of its batches' time, latency the time
+    from its admission to a batch to its last token.
+    """
     rows: list[tuple[str, ...]] = []
     for task, values in metrics["tasks"].items():
         low, high = values["interval"]
@@ -20,7 +27,9 @@ def metric_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
                 f"{100 * values['accuracy']:.1f} %",
                 f"{100 * low:.1f} - {100 * high:.1f} %",
                 f"{values['nfe']:.0f}",
+                f"{values['tokens_per_second']:.0f}",
                 f"{values['seconds'] / values['num_items']:.3f}",
+                f"{values['latency']:.3f}",
             )
         )
     return rows

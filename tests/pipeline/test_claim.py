@@ -10,6 +10,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.errors import ArtifactError
+from pipeline.train import claim
 from pipeline.train.claim import CLAIM, claimed
 
 HOLD = """
@@ -19,6 +20,12 @@ with claimed(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
 """
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second in which two that start together would find each other; one starts here."""
+    monkeypatch.setattr(claim, "_SETTLE_S", 0.0)
 
 
 @pytest.fixture

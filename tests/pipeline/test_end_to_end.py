@@ -93,8 +93,8 @@ def finished(local_ray: None, config: Path) -> Path:
     assert job("reference", config) == 0
     assert job("train", config, *SFT) == 0
     assert job("train", config) == 0
-    for name in ([], ["--checkpoint", "sft"], ["--checkpoint", "weft"]):
-        assert job("evaluate", config, *name) == 0
+    for names in ([], ["--checkpoint", "sft", "weft"]):
+        assert job("evaluate", config, *names) == 0
     assert job("drift", config, "--drift.checkpoint", "weft", "--drift.num-examples", "7") == 0
     assert job("report", config) == 0
     return config.parent / "run"

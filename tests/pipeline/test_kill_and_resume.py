@@ -34,7 +34,7 @@ path = "{model}"
 gamma = 0.0
 
 [train]
-epochs = 12
+epochs = 6
 batch_size = 8
 warmup_steps = 4
 checkpoint_every = 8

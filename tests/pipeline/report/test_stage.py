@@ -149,6 +149,8 @@ def add_evaluation(
         "d1_accuracy": 0.8125,
         "nfe": 64,
         "seconds": 0.5 * len(correct),
+        "tokens_per_second": 222.2,
+        "latency": 2.25,
         "cell_accuracy": 0.9375,
         "valid_rate": 0.7,
         "unique_only": {"num_items": 3, "accuracy": 0.3333},
@@ -253,9 +255,10 @@ def test_report_shows_results_with_policy_and_normaliser_in_each_row(full_page: 
     rows = re.findall(r"<tr>(.*?)</tr>", full_page, re.S)
     weft = next(r for r in rows if "<td>weft</td><td>16</td>" in r)
     cells = re.findall(r"<td>(.*?)</td>", weft, re.S)
-    assert cells[:7] == ["sudoku", "weft", "16", "87.5 %", "75.0 - 100.0 %", "64", "0.500"]
-    assert cells[7] == "81.2 %"
-    assert cells[8:] == ["0.5", "tokens", "random_tail 192", "0"]
+    assert cells[:5] == ["sudoku", "weft", "16", "87.5 %", "75.0 - 100.0 %"]
+    assert cells[5:9] == ["64", "222", "0.500", "2.250"]
+    assert cells[9] == "81.2 %"
+    assert cells[10:] == ["0.5", "tokens", "random_tail 192", "0"]
     base = next(r for r in rows if "<td>base</td><td>16</td>" in r)
     assert base.count("<td>-</td>") == 4
 
