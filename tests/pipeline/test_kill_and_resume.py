@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import artifacts
+from pipeline.train.claim import CLAIM
 from tests.pipeline.processes import TIMEOUT_S, finish, start, wait_for
 
 CONFIG = """
@@ -83,12 +84,13 @@ def test_a_killed_and_a_starved_training_end_with_the_same_weights(config: Path)
     finish("train", config, "--train.name", "whole")
     folder = disk / "run" / "checkpoints" / "killed"
     process = start("train", config, "--train.name", "killed")
-    wait_for(lambda: noted_state(folder), process)
+    wait_for(lambda: (folder / CLAIM).exists(), process)
     second = start("train", config, "--train.name", "killed")
     output, _ = second.communicate(timeout=TIMEOUT_S)
     assert second.returncode == 2
     assert f"process {process.pid} on " in output
     assert "writes to this run" in output
+    wait_for(lambda: noted_state(folder), process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=TIMEOUT_S)
     assert artifacts.read_manifest(str(folder)) is None
