@@ -84,7 +84,7 @@ def train_randomly(config: RunConfig, settings: Settings, reporter: Reporter) ->
     def run() -> None:
         train(
             TrainState(denoiser, optimizers),
-            lambda epoch: data,
+            lambda step: data,
             plan,
             config,
             num_steps=settings.steps,

@@ -12,6 +12,7 @@ from pipeline.config import (
     TrainSection,
 )
 from pipeline.errors import ConfigError
+from weft.method_config import RATED
 from weft.suggest import did_you_mean
 from weft.tasks import CODE_NAMES, PUZZLE_NAMES, TASK_NAMES
 
@@ -45,7 +46,7 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "reference.top_logprobs "
         "reference.head_chunk_mib reference.num_actors train.epochs train.batch_size "
         "train.micro_batch_tokens train.num_workers train.checkpoint_every train.log_every "
-        "lora.rank lora.alpha rates.refresh_epochs drift.num_examples traces.num_samples "
+        "lora.rank lora.alpha rates.refresh_every drift.num_examples traces.num_samples "
         "traces.max_tokens traces.max_model_len traces.keep traces.num_shards traces.batch_size "
         "traces.num_actors "
         "train.head_chunk_mib evaluate.batch_size evaluate.num_actors evaluate.num_items"
@@ -105,6 +106,7 @@ def _impossible(config: RunConfig) -> Iterator[str]:
             "rate_min <= 1 <= rate_max",
             (rates.rate_min, rates.rate_max),
         )
+    yield from _objective(config)
     if rates.entropies != "frozen" and rates.gamma == 0:
         yield (
             f"rates.entropies: {rates.entropies} entropies are never used when rates.gamma is 0 "
@@ -152,6 +154,27 @@ def _impossible(config: RunConfig) -> Iterator[str]:
     for key in ("evaluate.name", "merge.name"):
         if not _is_folder_name(_text(config, key)):
             yield _wanted(key, "a folder name", _text(config, key))
+
+
+def _objective(config: RunConfig) -> Iterator[str]:
+    objective, rates = config.objective, config.rates
+    if not 0 < objective.cart_p < 1:
+        yield _wanted("objective.cart_p", "a number in (0, 1)", objective.cart_p)
+    if objective.name != "weft" and objective.weighting != "paper":
+        yield (
+            f"objective.weighting: {objective.weighting} is a weight of the objective weft, and "
+            f"objective.name is {objective.name}; leave it at paper"
+        )
+    if objective.name not in RATED and rates.entropies != "frozen":
+        yield (
+            f"rates.entropies: {rates.entropies} entropies are never used by the objective "
+            f"{objective.name}; set rates.entropies to frozen"
+        )
+    if rates.entropies == "online" and config.reference.estimator not in ("full_mask", "nll"):
+        yield (
+            f"reference.estimator: online entropies take one pass, {config.reference.estimator} "
+            f"does not; use full_mask or nll"
+        )
 
 
 def _autoregressive(config: RunConfig, needs_tail_entropy: bool) -> Iterator[str]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from weft.method_config import EosPolicy
-from weft.noise import noise_levels, tail_length, token_uniforms
+from weft.noise import noise_levels, tail_length, token_uniforms, uniform_draws
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Batch:
     """[B, 1] float32 in (0, 1)."""
     uniforms: Tensor
     """[B, L] float32 in [0, 1): token i is masked iff it is below t_i."""
+    margin: Tensor
+    """[B, 1] float32 in [0, 1): how many more tokens than these are considered (objective lift)."""
     example_ids: list[str]
     has_entropy: bool
     """Every example came with entropies of its response."""
@@ -104,6 +106,7 @@ def collate(
         uniforms = token_uniforms(seed, epoch, ids[row], int(is_maskable.sum()))
         batch.uniforms[row, is_maskable] = uniforms
     batch.noise_level = noise_levels(seed, epoch, ids, eps=eps).unsqueeze(1)
+    batch.margin = uniform_draws(seed, epoch, ids, "margin").float().unsqueeze(1)
     return batch
 
 
@@ -180,6 +183,7 @@ def lay_out(
         entropy=torch.zeros(shape, dtype=torch.float32),
         noise_level=torch.zeros((len(examples), 1), dtype=torch.float32),
         uniforms=torch.zeros(shape, dtype=torch.float32),
+        margin=torch.zeros((len(examples), 1), dtype=torch.float32),
         example_ids=[example.example_id for example in examples],
         has_entropy=all(example.entropy is not None for example in examples),
         has_tail_entropy=all(

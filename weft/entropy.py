@@ -107,6 +107,27 @@ def reference_entropies(
     return torch.where(is_maskable, total / count.clamp(min=1.0), 0.0)
 
 
+@torch.no_grad()
+def surprisals(
+    denoiser: Denoiser,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    is_masked: Tensor,
+    *,
+    chunk_size: int = 4096,
+    packed: bool = False,
+) -> Tensor:
+    """``-log p(true token)`` of the masked tokens given the others -> [B, L] float32, nats, else 0.
+
+    The denoiser is run in evaluation mode and left as it was. Arguments as in
+    ``reference_entropies``.
+    """
+    with _evaluation_mode(denoiser):
+        return _scores(
+            denoiser, input_ids, attention_mask, is_masked, _surprisal_score, chunk_size, packed
+        )
+
+
 def _mask_patterns(
     is_maskable: Tensor,
     estimator: Estimator,

@@ -24,11 +24,20 @@ class Head:
 
 
 def weighted_cross_entropy(
-    hidden: Tensor, targets: Tensor, weights: Tensor, head: Head, *, chunk_size: int
+    hidden: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    head: Head,
+    *,
+    chunk_size: int,
+    by_probability: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """``(sum_n w_n * nll_n, nll)``: [] and [N], float32, nats; ``nll`` is detached.
 
-    ``hidden`` [N, D], ``targets`` [N] int64, ``weights`` [N], constants to the gradient. At most
+    ``hidden`` [N, D], ``targets`` [N] int64, ``weights`` [N], constants to the gradient. With
+    ``by_probability`` each weight is multiplied by the probability of its target, ``exp(-nll_n)``,
+    itself a constant to the gradient. Source: Dynamic Fine-Tuning (arXiv 2508.05629),
+    ``L = -sum_n sg(p(y_n)) log p(y_n)``. At most
     ``chunk_size`` rows of logits exist at a time, and each is computed once: what the loss adds up
     is known beforehand, so the forward pass takes the gradients of a chunk while it has its logits.
     Value and gradient equal those of the dense cross-entropy, in autocast's precision under
@@ -40,7 +49,7 @@ def weighted_cross_entropy(
     """
     require_chunk_size(chunk_size)
     loss_sum, nll = _WeightedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, head.weight, head.bias, targets, weights.float(), chunk_size
+        hidden, head.weight, head.bias, targets, weights.float(), chunk_size, by_probability
     )
     return loss_sum, nll
 
@@ -96,16 +105,20 @@ class _WeightedCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         weights: Tensor,
         chunk_size: int,
+        by_probability: bool,
     ) -> tuple[Tensor, Tensor]:
         gradients = _Gradients(ctx, hidden, weight, bias)
         dtype = working_dtype(hidden)
         head = Head(weight.to(dtype), None if bias is None else bias.to(dtype))
         nll = torch.zeros(len(targets), dtype=torch.float32, device=hidden.device)
+        weights = weights.clone() if by_probability else weights
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(targets), chunk_size):
                 rows = slice(start, start + chunk_size)
                 part = hidden[rows].to(dtype)
                 residual, total, nll[rows] = _softmax_parts(head.logits(part), targets[rows])
+                if by_probability:
+                    weights[rows] *= torch.exp(-nll[rows])
                 if gradients.are_wanted:
                     scale = weights[rows].unsqueeze(1) / total
                     gradients.add(rows, residual, scale, part, head.weight)
@@ -127,7 +140,7 @@ class _WeightedCrossEntropy(torch.autograd.Function):
             _scaled(gradients.hidden, grad, None),
             _scaled(gradients.weight, grad, weight_dtype),
             _scaled(gradients.bias, grad, bias_dtype),
-            *(None, None, None),
+            *(None, None, None, None),
         )
 
 

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-Stream: TypeAlias = Literal["noise_level", "mask", "tail", "order", "reference"]
+Stream: TypeAlias = Literal["noise_level", "mask", "margin", "tail", "order", "reference"]
 
 _LARGEST_BELOW_ONE = 1.0 - 2.0**-24
 """Largest float32 below 1: ``t`` never rounds to 1, where ``log(1 - t)`` is infinite."""
@@ -33,6 +33,12 @@ def example_generator(seed: int, epoch: int, example_id: str, stream: Stream) ->
     return generator
 
 
+def uniform_draws(seed: int, epoch: int, example_ids: Sequence[str], stream: Stream) -> Tensor:
+    """One uniform of every example, in [0, 1) -> [N] float64; all 53 bits come from the hash."""
+    keys = [_key(seed, epoch, stream, name) >> 11 for name in example_ids]
+    return torch.tensor(keys, dtype=torch.float64) * 2.0**-53
+
+
 def noise_levels(seed: int, epoch: int, example_ids: Sequence[str], *, eps: float) -> Tensor:
     """Noise level ``t = eps + (1 - eps) * u`` of every example, ``u`` uniform -> [N] float32.
 
@@ -41,8 +47,7 @@ def noise_levels(seed: int, epoch: int, example_ids: Sequence[str], *, eps: floa
     """
     if not 0.0 < eps < 1.0:
         raise ValueError(f"noise_levels: wanted eps in (0, 1), got {eps!r}; LLaDA's is 1e-3")
-    keys = [_key(seed, epoch, "noise_level", name) >> 11 for name in example_ids]
-    uniforms = torch.tensor(keys, dtype=torch.float64) * 2.0**-53
+    uniforms = uniform_draws(seed, epoch, example_ids, "noise_level")
     return (eps + (1.0 - eps) * uniforms).float().clamp(max=_LARGEST_BELOW_ONE)
 
 

@@ -1,5 +1,7 @@
 """Weights of the masked tokens' losses, and what the weighted sum is divided by."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -34,6 +36,23 @@ def token_weights(
     if weighting == "elbo":
         weights = rates * torch.exp((rates - 1.0) * log_survival(noise_level)) * weights
     return torch.where(is_reachable, weights, 0.0)
+
+
+def context_weights(is_masked: Tensor, attention_mask: Tensor, *, p: float) -> Tensor:
+    """Weight of each masked token by how near its visible context is -> [B, L], in [0, 1], else 0.
+
+    ``w_n = 1/2 * sum_i [i visible] p * (1 - p) ** (|n - i| - 1)``: a geometric distribution to
+    either side. ``is_masked``, ``attention_mask`` [B, L] bool; padding is not visible. It stands in
+    the place of ``1/t``. Source: Dream 7B (arXiv 2508.15487), context-adaptive token-level noise
+    rescheduling; p is 0.1 in its published recipe.
+    """
+    places = torch.arange(is_masked.shape[1], device=is_masked.device)
+    distance = (places.unsqueeze(0) - places.unsqueeze(1)).abs()
+    kernel = 0.5 * p * torch.exp((distance - 1.0) * math.log1p(-p)).fill_diagonal_(0.0)
+    is_visible = attention_mask & ~is_masked
+    with torch.autocast(is_masked.device.type, enabled=False):
+        weights = is_visible.to(kernel.dtype) @ kernel
+    return torch.where(is_masked, weights, 0.0)
 
 
 def row_weights(

@@ -56,11 +56,9 @@ def relative_rates(
     about its tokens' order, so it is trained as under plain SFT. ``gamma = 0`` gives exactly ones.
     Raises ValueError for invalid entropies, or a missing or invalid ``dataset_beta_ref``.
     """
-    ones = torch.ones_like(entropy, dtype=torch.float32)
     if method.gamma == 0:
         # beta_i = beta_ref = 1 by definition; the entropies may even be unknown.
-        none = torch.zeros((), dtype=torch.int64, device=entropy.device)
-        return Rates(ones, none, none, none)
+        return unit_rates(entropy)
     follows = is_maskable & ~is_tail if method.tail == "one" else is_maskable
     betas = token_betas(torch.where(follows, entropy.float(), 0.0), method.gamma)
     betas = torch.where(follows, betas, 0.0)
@@ -69,11 +67,17 @@ def relative_rates(
     raw = betas / torch.where(reference > 0, reference, 1.0)
     clamped = raw.clamp(method.rate_min, method.rate_max)
     return Rates(
-        relative=torch.where(applies, clamped, ones),
+        relative=torch.where(applies, clamped, 1.0),
         num_rated=applies.sum(),
         num_clamped_low=(applies & (raw < method.rate_min)).sum(),
         num_clamped_high=(applies & (raw > method.rate_max)).sum(),
     )
+
+
+def unit_rates(like: Tensor) -> Rates:
+    """Rates of exactly 1 in the shape and on the device of ``like`` [B, L]; none is clamped."""
+    none = torch.zeros((), dtype=torch.int64, device=like.device)
+    return Rates(torch.ones_like(like, dtype=torch.float32), none, none, none)
 
 
 def mean_beta(entropies: Iterable[Tensor], gamma: float) -> float:

@@ -39,10 +39,12 @@ class RatesSection:
     entropies: Literal["frozen", "refreshed", "online"] = "frozen"
     """frozen: read from the reference artifact; refreshed: from it at first, then recomputed beside
     the training; online: recomputed at each step (the paper)."""
-    refresh_epochs: int = 1
-    """Entropies are recomputed with the weights after every so many epochs (refreshed)."""
+    refresh_unit: Literal["epochs", "steps"] = "epochs"
+    """What the two keys below count: epochs, or optimizer steps (refreshed)."""
+    refresh_every: int = 1
+    """Entropies are recomputed with the weights after every so many (refreshed)."""
     refresh_lag: int = 1
-    """Epochs of training from those weights on until their entropies are used (refreshed)."""
+    """From those weights on so many pass until their entropies are used (refreshed)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +61,19 @@ class NoiseSection:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveSection:
-    """Weights and normaliser of the loss."""
+    """Masks, weights and normaliser of the loss."""
 
     __pydantic_config__ = STRICT
 
+    name: Literal["weft", "token_weights", "dft", "cart", "lift"] = "weft"
+    """weft: masks by the rates, SFT with gamma 0; token_weights: plain masks, the rates as weights;
+    dft, cart, lift: plain masks without rates, see docs/method.md."""
     weighting: Literal["paper", "elbo", "partial"] = "paper"
-    """Weight of a masked token: 1/t_i, the exact ELBO weight, or 1/t_i**alpha."""
+    """Weight of a masked token (weft): 1/t_i, the exact ELBO weight, or 1/t_i**alpha."""
     alpha: float = 0.5
     """Exponent of the weighting partial."""
+    cart_p: float = 0.1
+    """Decay of cart's weight with the distance of visible tokens."""
     normalizer: Literal["tokens", "sequence", "masked"] = "tokens"
     """What the summed loss of an optimizer step is divided by."""
 

@@ -8,6 +8,7 @@ from pipeline.comparisons import decoder_settings
 from pipeline.report import figures
 from pipeline.report.data import Evaluation, RunData
 from pipeline.tables import METRIC_COLUMNS, metric_rows
+from weft.method_config import RATED
 
 # Measures in the table of all tasks; a task's others have a table of their own.
 _STANDARD_METRICS = frozenset(
@@ -30,6 +31,7 @@ _STANDARD_METRICS = frozenset(
 RESULT_COLUMNS = (
     *METRIC_COLUMNS,
     "d1's verdict",
+    "objective",
     "gamma",
     "normaliser",
     "EOS policy",
@@ -81,6 +83,7 @@ def _result_rows(evaluation: Evaluation) -> Iterator[tuple[str, ...]]:
     metrics = evaluation.metrics
     trained = metrics["checkpoint"]
     settings = (
+        objective_name(trained),
         _setting(trained, "rates", "gamma"),
         _setting(trained, "objective", "normalizer"),
         _eos_policy(trained),
@@ -90,6 +93,21 @@ def _result_rows(evaluation: Evaluation) -> Iterator[tuple[str, ...]]:
         d1_accuracy = values.get("d1_accuracy")
         d1 = "-" if d1_accuracy is None else f"{100 * d1_accuracy:.1f} %"
         yield (*row, d1, *settings)
+
+
+def objective_name(trained: dict[str, Any]) -> str:
+    """What a checkpoint was trained by, in words: ``sft``, ``weft elbo online``, ``dft``."""
+    rates, objective = trained.get("rates"), trained.get("objective")
+    if not rates or not objective:
+        return "-"
+    name = str(objective.get("name", "weft"))
+    if name not in RATED:
+        return name
+    if rates["gamma"] == 0:
+        return "sft"
+    usual = {"paper", "frozen", "full_mask"}
+    parts = (objective.get("weighting"), rates.get("entropies"), rates.get("estimator"))
+    return " ".join([name, *(part for part in parts if part and part not in usual)])
 
 
 def _eos_policy(trained: dict[str, Any]) -> str:

@@ -77,14 +77,17 @@ def method_config(config: RunConfig) -> MethodConfig:
     """The method's own settings out of the sections [rates] and [objective]."""
     rates, objective = config.rates, config.objective
     return MethodConfig(
+        objective=objective.name,
         gamma=rates.gamma,
         beta_ref=rates.beta_ref,
         rate_min=rates.rate_min,
         rate_max=rates.rate_max,
         tail=rates.tail,
         entropies="online" if rates.entropies == "online" else "frozen",
+        online_estimator="nll" if config.reference.estimator == "nll" else "full_mask",
         weighting=objective.weighting,
         alpha=objective.alpha,
+        cart_p=objective.cart_p,
         normalizer=objective.normalizer,
     )
 
@@ -98,11 +101,12 @@ def train(
     num_steps: int,
     world: World,
     reporter: Reporter,
+    changes_at: Callable[[int], bool] = lambda step: False,
 ) -> None:
     """Run optimizer steps ``state.step`` to ``num_steps``, changing ``state`` in place.
 
-    ``data_of`` gives the data of an epoch: always the same examples, which ``plan`` is of. Every
-    rank asks once for each epoch.
+    ``data_of`` gives the data of the steps from the given one on, until ``changes_at`` is true of
+    a step: always the same examples, which ``plan`` is of. Every rank asks for the same steps.
 
     Gradients are sums over the tokens of a step, divided by the normaliser's count over all
     micro-batches and ranks, so that neither changes the result beyond rounding.
@@ -112,13 +116,12 @@ def train(
     module = replicate(step_module, state.denoiser, world)
     state.denoiser.train()
     window = _Window()
-    data, data_epoch = None, -1
+    data = None
     for epoch, step_examples in _remaining_steps(plan, state.step, num_steps):
-        if epoch != data_epoch:
+        if data is None or changes_at(state.step):
             with window.paused():
-                data, data_epoch = data_of(epoch), epoch
+                data = data_of(state.step)
                 step_module.use(data)
-        assert data is not None
         with _dropout_draws(world, config.run.seed, state.step, world.rank):
             sums = _accumulate(
                 module, state.denoiser, data, plan, config, epoch, step_examples, world

@@ -21,6 +21,7 @@ def summarize(sums: MetricSums, seconds: float) -> dict[str, float]:
     """Loss, loss by noise-level bin, mask fraction, clamp rate and tokens per second.
 
     ``clamp_rate`` is the clamped share of the tokens whose rates come from entropies;
+    ``extra_tokens`` went through forward passes without gradient, beside the ``tokens``;
     ``loss`` is the normalised objective; ``nll_bin_k`` the mean negative log-likelihood (nats) of
     the masked tokens of sequences whose noise level lies in the k-th tenth of (0, 1).
     """
@@ -32,6 +33,7 @@ def summarize(sums: MetricSums, seconds: float) -> dict[str, float]:
         "clamp_rate": _ratio(scalars["num_clamped"], scalars["num_rated"]),
         "tokens_per_second": _ratio(scalars["num_tokens"], seconds),
         "tokens": scalars["num_tokens"],
+        "extra_tokens": scalars["num_extra_tokens"],
         "seconds": seconds,
     }
     bins = zip(sums["bin_nll_sum"].tolist(), sums["bin_num_masked"].tolist(), strict=True)

@@ -1,7 +1,7 @@
-"""Entropies recomputed beside the training, and used from an epoch that the plan fixes.
+"""Entropies recomputed beside the training, and used from a step that the plan fixes.
 
-The trainer keeps its weights at the end of certain epochs; a reference job on resources of its own
-computes their entropies; ``refresh_lag`` epochs after those weights the trainer switches to them.
+The trainer keeps its weights after certain steps; a reference job on resources of its own computes
+their entropies; ``refresh_lag`` epochs or steps after those weights the trainer switches to them.
 It waits where they are not ready, and never switches sooner: a run is reproducible, whatever its
 reference job takes.
 """
@@ -31,51 +31,58 @@ _POLL_S = 1.0
 _TELL_EVERY_S = 30.0
 
 
-def epochs_seen(rates: RatesSection, epoch: int) -> int:
-    """After how many epochs the weights were kept whose entropies ``epoch`` uses; 0: the base's."""
+def steps_seen(rates: RatesSection, step: int, steps_per_epoch: int) -> int:
+    """After how many steps the weights were kept whose entropies come next; 0: the base's.
+
+    ``step`` counts the steps that are done.
+    """
     if rates.entropies != "refreshed":
         return 0
-    last = max(0, epoch - rates.refresh_lag)
-    return last - last % rates.refresh_epochs
-
-
-def refreshes(config: RunConfig, steps_per_epoch: int, num_steps: int) -> list[int]:
-    """All values of ``epochs_seen`` above 0 in a run of ``num_steps``, in rising order."""
-    num_epochs = -(-num_steps // steps_per_epoch)
-    return sorted({epochs_seen(config.rates, epoch) for epoch in range(num_epochs)} - {0})
+    unit = steps_per_epoch if rates.refresh_unit == "epochs" else 1
+    last = max(0, step - rates.refresh_lag * unit)
+    return last - last % (rates.refresh_every * unit)
 
 
 def refresh_steps(config: RunConfig, steps_per_epoch: int, num_steps: int) -> list[int]:
-    """The optimizer steps after which the weights are kept for a refresh."""
-    seen = refreshes(config, steps_per_epoch, num_steps)
-    return [epochs * steps_per_epoch for epochs in seen]
+    """The steps after which the weights are kept for a refresh that a run of ``num_steps`` uses."""
+    rates = config.rates
+    return sorted({steps_seen(rates, step, steps_per_epoch) for step in range(num_steps)} - {0})
 
 
-def refresh_folder(checkpoint: str, epochs: int) -> str:
-    """Where the entropies of the weights after ``epochs`` epochs lie."""
-    return storage.join(checkpoint, _REFRESH, f"after-epoch-{epochs:04d}")
+def refresh_folder(checkpoint: str, step: int) -> str:
+    """Where the entropies of the weights after ``step`` lie."""
+    return storage.join(checkpoint, _REFRESH, f"after-step-{step:07d}")
 
 
 class RefreshedData:
-    """The training data of each epoch: the same examples, with the entropies that are due."""
+    """The training data of each step: the same examples, with the entropies that are due."""
 
-    def __init__(self, config: RunConfig, checkpoint: str, first: TrainingData) -> None:
+    def __init__(
+        self, config: RunConfig, checkpoint: str, first: TrainingData, steps_per_epoch: int
+    ) -> None:
         """``first`` has the entropies of the base model."""
         self.config, self.checkpoint = config, checkpoint
+        self.steps_per_epoch = steps_per_epoch
         self.rows = first.rows
         self.cached: list[Path] = []
         self.loaded = {0: first}
 
-    def __call__(self, epoch: int) -> TrainingData:
-        """The data of ``epoch``; waits for a reference job that is not ready.
+    def changes_at(self, step: int) -> bool:
+        """Whether the step after ``step`` has other data than the one before."""
+        seen = [steps_seen(self.config.rates, s, self.steps_per_epoch) for s in (step - 1, step)]
+        return seen[0] != seen[1]
+
+    def __call__(self, step: int) -> TrainingData:
+        """The data of the step after ``step``; waits for a reference job that is not ready.
 
         Raises CheckpointError when it failed.
         """
-        epochs = epochs_seen(self.config.rates, epoch)
-        if epochs not in self.loaded:
-            self.loaded = {epochs: self._load(refresh_folder(self.checkpoint, epochs), epoch)}
-            self._drop_cache(refresh_folder(self.checkpoint, epochs))
-        return self.loaded[epochs]
+        seen = steps_seen(self.config.rates, step, self.steps_per_epoch)
+        if seen not in self.loaded:
+            folder = refresh_folder(self.checkpoint, seen)
+            self.loaded = {seen: self._load(folder, step)}
+            self._drop_cache(folder)
+        return self.loaded[seen]
 
     def _drop_cache(self, folder: str) -> None:
         """Remove the node's copy of the refresh before; who still has it mapped keeps it."""
@@ -83,11 +90,11 @@ class RefreshedData:
             shutil.rmtree(cached, ignore_errors=True)
         self.cached = [cache_folder(artifacts.require(folder, "reference", hint=""))]
 
-    def _load(self, folder: str, epoch: int) -> TrainingData:
-        manifest = _wait_for(self.checkpoint, folder, epoch)
+    def _load(self, folder: str, step: int) -> TrainingData:
+        manifest = _wait_for(self.checkpoint, folder, step)
         prepared_folder = layout(self.config).prepared
         prepared = artifacts.require(prepared_folder, "prepare", hint="run jobs/prepare.py")
-        logger.info("epoch=%d entropies=%s", epoch, folder)
+        logger.info("step=%d entropies=%s", step, folder)
         data = load_training_data(prepared_folder, prepared, folder, manifest)
         return self._same_examples(data, folder)
 
@@ -109,7 +116,7 @@ class RefreshedData:
         )
 
 
-def _wait_for(checkpoint: str, folder: str, epoch: int) -> Manifest:
+def _wait_for(checkpoint: str, folder: str, step: int) -> Manifest:
     started = told = time.monotonic()
     while (manifest := artifacts.read_manifest(folder)) is None:
         failure = storage.join(checkpoint, _REFRESH, _FAILED)
@@ -119,7 +126,7 @@ def _wait_for(checkpoint: str, folder: str, epoch: int) -> Manifest:
             )
         if time.monotonic() - told >= _TELL_EVERY_S:
             told = time.monotonic()
-            logger.info("waiting seconds=%.0f epoch=%d for=%s", told - started, epoch, folder)
+            logger.info("waiting seconds=%.0f step=%d for=%s", told - started, step, folder)
         time.sleep(_POLL_S)
     return manifest
 
@@ -132,15 +139,14 @@ def refreshing(
 
     Needs a Ray that is started. Nothing is done where the configuration asks for no refresh.
     """
-    due = refreshes(config, steps_per_epoch, num_steps)
+    due = refresh_steps(config, steps_per_epoch, num_steps)
     if not due:
         yield
         return
     storage.remove(storage.join(checkpoint, _REFRESH, _FAILED))
     stopped = threading.Event()
-    steps = {epochs: epochs * steps_per_epoch for epochs in due}
     thread = threading.Thread(
-        target=_compute_all, args=(config, checkpoint, steps, stopped), daemon=True
+        target=_compute_all, args=(config, checkpoint, due, stopped), daemon=True
     )
     thread.start()
     try:
@@ -151,18 +157,18 @@ def refreshing(
 
 
 def _compute_all(
-    config: RunConfig, checkpoint: str, steps: dict[int, int], stopped: threading.Event
+    config: RunConfig, checkpoint: str, steps: list[int], stopped: threading.Event
 ) -> None:
     """The refreshes in turn, each once its weights are there; a failure is left as a note."""
     from pipeline.train.exports import export_folder
 
     try:
-        for epochs, step in steps.items():
+        for step in steps:
             weights = export_folder(checkpoint, step)
             while artifacts.read_manifest(weights) is None:
                 if stopped.wait(_POLL_S):
                     return
-            _compute(config, weights, refresh_folder(checkpoint, epochs))
+            _compute(config, weights, refresh_folder(checkpoint, step))
     except Exception as error:
         if not stopped.is_set():  # else Ray has ended under it
             logger.exception("refresh failed checkpoint=%s", checkpoint)

@@ -17,7 +17,8 @@ from pipeline.reference.stage import resources as reference_resources
 from pipeline.tokenizers import check_tokenizer, tokenizer_fingerprints
 from pipeline.train.claim import claimed, require_free
 from pipeline.train.plan import check_world_size, num_steps_of_epoch, total_steps
-from pipeline.train.refresh import refreshes, refreshing
+from pipeline.train.refresh import refresh_steps, refreshing
+from weft.method_config import RATED
 from weft.noise import NOISE_VERSION
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
     num_workers = config.train.num_workers
     gpus: float = num_workers if config.train.use_gpu else 0
     cpus = num_workers * config.train.cpus_per_worker
-    if refreshes(config, *_steps(config)):
+    if refresh_steps(config, *_steps(config)):
         beside = reference_resources(config)
         cpus, gpus = cpus + beside[0], gpus + beside[1]
     # Ray Train watches its controller through the dashboard's interface.
@@ -68,7 +69,11 @@ def describe(config: RunConfig) -> str:
 
 def uses_entropies(config: RunConfig) -> bool:
     """Whether training reads the reference artifact: not for SFT, nor for online entropies."""
-    return config.rates.gamma != 0 and config.rates.entropies != "online"
+    return _is_rated(config) and config.rates.entropies != "online"
+
+
+def _is_rated(config: RunConfig) -> bool:
+    return config.objective.name in RATED and config.rates.gamma != 0
 
 
 def wanted_manifest(config: RunConfig) -> Manifest:
@@ -86,6 +91,8 @@ def wanted_manifest(config: RunConfig) -> Manifest:
     settings["model"].pop("path")  # known by its weights; where it lies may change
     if config.rates.entropies != "refreshed":
         settings["rates"] = {k: v for k, v in settings["rates"].items() if "refresh" not in k}
+    if _is_rated(config):
+        settings["rates"]["estimator"] = config.reference.estimator
     policy = {k: getattr(config.data, k) for k in ("eos_policy", "tail_max", "max_length")}
     if config.rates.beta_ref == "batch" or config.data.eos_policy == "pad_to_batch":
         # These two look at a micro-batch, whose size is no mere resource then.

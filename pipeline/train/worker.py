@@ -115,16 +115,17 @@ def agreed(make: Callable[[], T], world: World) -> T:
 
 def _train(job: Job, inputs: _Inputs, state: TrainState, world: World) -> None:
     reporter = RayReporter(job, state, world, inputs.num_steps)
-    refreshed = RefreshedData(job.config, job.folder, inputs.data)
+    refreshed = RefreshedData(job.config, job.folder, inputs.data, inputs.plan.steps_per_epoch)
     with contextlib.closing(reporter):
         train(
             state,
-            lambda epoch: agreed(lambda: refreshed(epoch), world),
+            lambda step: agreed(lambda: refreshed(step), world),
             inputs.plan,
             job.config,
             num_steps=inputs.num_steps,
             world=world,
             reporter=reporter,
+            changes_at=refreshed.changes_at,
         )
     write_weights(state.denoiser, job.config, world, job.folder)
     if world.rank == 0:

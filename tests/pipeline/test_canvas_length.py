@@ -75,7 +75,7 @@ def fine_tuned() -> torch.nn.Module:
     state = TrainState(denoiser, build_optimizers(denoiser, config.train, NUM_STEPS))
     train(
         state,
-        lambda epoch: data,
+        lambda step: data,
         plan,
         config,
         num_steps=NUM_STEPS,

@@ -228,6 +228,19 @@ def test_values_out_of_range_are_refused_naming_key_wanted_and_got(line, wanted,
             "objective = {weighting = 'partial', alpha = 1.5}",
             ["objective.alpha", "[0, 1]", "got 1.5"],
         ),
+        ("objective.cart_p = 1.0", ["objective.cart_p", "a number in (0, 1)", "got 1.0"]),
+        (
+            "objective = {name = 'dft', weighting = 'elbo'}",
+            ["objective.weighting", "objective.name is dft", "leave it at paper"],
+        ),
+        (
+            "objective.name = 'lift'\nrates.entropies = 'online'",
+            ["rates.entropies", "never used by the objective lift", "frozen"],
+        ),
+        (
+            "rates.entropies = 'online'\nreference.estimator = 'expected'",
+            ["reference.estimator", "expected does not", "full_mask or nll"],
+        ),
         ("objective.alpha = 2.0", ["objective.alpha", "[0, 1]", "got 2.0"]),
         (
             "rates = {tail = 'entropy', beta_ref = 'dataset'}",

@@ -127,7 +127,7 @@ def test_entropies_stand_beside_the_prepared_rows(finished: Path) -> None:
 
 def test_the_second_epoch_has_the_entropies_of_the_weights_after_the_first(finished: Path) -> None:
     checkpoint = finished / "checkpoints" / "weft"
-    kept, refreshed = checkpoint / "exports/step-0000002", checkpoint / "refresh/after-epoch-0001"
+    kept, refreshed = checkpoint / "exports/step-0000002", checkpoint / "refresh/after-step-0000002"
     manifest = artifacts.require(str(refreshed), "reference", hint="")
     artifacts.verify_files(str(refreshed), manifest)
     assert manifest.inputs["weights"] == weights_fingerprint(str(kept))
@@ -146,7 +146,7 @@ def test_the_drift_is_that_of_the_kept_and_the_last_weights(finished: Path) -> N
     assert all(0 < row["rank_correlation"] < 1 and row["rate_change"] > 0 for row in rows)
     # After step 2 they are those that the second epoch was trained with.
     found = storage.read_table(str(finished / "drift" / "weft" / "step-0000002.parquet"))
-    folder = finished / "checkpoints" / "weft" / "refresh" / "after-epoch-0001"
+    folder = finished / "checkpoints" / "weft" / "refresh" / "after-step-0000002"
     refreshed = {
         row["example_id"]: row["entropy"]
         for path in sorted(folder.glob("part-*.parquet"))

@@ -110,7 +110,7 @@ def run(config: RunConfig, state: TrainState, *, stop: int = NUM_STEPS, world: W
     reporter = Silent()
     train(
         state,
-        lambda epoch: data,
+        lambda step: data,
         plan,
         config,
         num_steps=stop,

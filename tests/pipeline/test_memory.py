@@ -116,9 +116,7 @@ def counted_peak(config: RunConfig) -> int:
         state = TrainState(denoiser, build_optimizers(denoiser, config.train, 2))
         plan = plan_of(config, data)
         live.restart()
-        train(
-            state, lambda epoch: data, plan, config, num_steps=2, world=World(), reporter=Silent()
-        )
+        train(state, lambda step: data, plan, config, num_steps=2, world=World(), reporter=Silent())
     return live.peak
 
 

@@ -16,6 +16,7 @@ def sums(**changes: object) -> dict[str, torch.Tensor]:
         "num_rated": 8.0,
         "num_clamped": 2.0,
         "num_tokens": 40.0,
+        "num_extra_tokens": 24.0,
         "bin_nll_sum": [1.0, 0.0, 5.0],
         "bin_num_masked": [2.0, 0.0, 2.0],
     } | changes
@@ -30,6 +31,7 @@ def test_summarize_divides_each_sum_by_its_own_count() -> None:
         "clamp_rate": 0.25,
         "tokens_per_second": 20.0,
         "tokens": 40.0,
+        "extra_tokens": 24.0,
         "seconds": 2.0,
         "nll_bin_0": 0.5,
         "nll_bin_2": 2.5,  # bin 1 saw no token and has no value

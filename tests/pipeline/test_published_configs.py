@@ -148,7 +148,7 @@ def test_two_steps_of_a_narrow_network_change_what_is_to_be_trained(name, tmp_pa
     state = TrainState(denoiser, build_optimizers(denoiser, config.train, 3))
     reporter = Losses()
     plan = plan_of(config, data)
-    train(state, lambda epoch: data, plan, config, num_steps=2, world=World(), reporter=reporter)
+    train(state, lambda step: data, plan, config, num_steps=2, world=World(), reporter=reporter)
     assert all(math.isfinite(loss) for loss in reporter.values)
     after = whole_state(denoiser, World())
     changed = {k for k in before if not torch.equal(before[k], after[k])}

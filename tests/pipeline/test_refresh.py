@@ -33,21 +33,21 @@ from pipeline.train.data import TrainingData
 from pipeline.train.exports import export, export_folder, exported_steps, is_exported
 from pipeline.train.refresh import (
     RefreshedData,
-    epochs_seen,
     refresh_folder,
     refresh_steps,
-    refreshes,
     refreshing,
+    steps_seen,
 )
 from pipeline.train.stage import wanted_manifest as training_manifest
 from pipeline.train.worker import open_data
 from pipeline.train.world import World
 
 
+@pytest.mark.parametrize("unit", ["epochs", "steps"])
 @pytest.mark.parametrize(
     ("every", "lag", "wanted"),
     [
-        # Of epochs 0, 1, 2, ...: after how many the weights were kept, worked out by hand.
+        # Of epochs or steps 0, 1, 2, ...: after how many the weights were kept, worked out by hand.
         (1, 1, [0, 0, 1, 2, 3, 4, 5]),
         (1, 0, [0, 1, 2, 3, 4, 5, 6]),
         (1, 3, [0, 0, 0, 0, 1, 2, 3]),
@@ -55,20 +55,24 @@ from pipeline.train.world import World
         (3, 0, [0, 0, 0, 3, 3, 3, 6]),
     ],
 )
-def test_each_epoch_uses_the_entropies_that_the_plan_says(every, lag, wanted) -> None:
-    rates = RatesSection(entropies="refreshed", refresh_epochs=every, refresh_lag=lag)
-    assert [epochs_seen(rates, epoch) for epoch in range(7)] == wanted
+def test_each_step_uses_the_entropies_that_the_plan_says(every, lag, wanted, unit) -> None:
+    rates = RatesSection(
+        entropies="refreshed", refresh_unit=unit, refresh_every=every, refresh_lag=lag
+    )
+    length = 10 if unit == "epochs" else 1
+    seen = [steps_seen(rates, step, 10) for step in range(7 * length)]
+    assert seen == [length * n for n in wanted for _ in range(length)]
     config = RunConfig(rates=rates)
-    # Seven epochs of ten steps, the last one cut short.
-    assert refreshes(config, 10, 63) == sorted({*wanted} - {0})
-    assert refresh_steps(config, 10, 63) == [10 * n for n in sorted({*wanted} - {0})]
-    kept = [step for step in range(1, 64) if is_exported(config, step, 10, 63)]
-    assert kept == refresh_steps(config, 10, 63)
+    # The last epoch is cut short.
+    num_steps = 63 if unit == "epochs" else 7
+    assert refresh_steps(config, 10, num_steps) == sorted({*seen} - {0})
+    kept = [step for step in range(1, 64) if is_exported(config, step, 10, num_steps)]
+    assert kept == refresh_steps(config, 10, num_steps)
 
 
 def test_frozen_entropies_are_never_refreshed_and_exports_are_by_step() -> None:
     config = RunConfig(train=TrainSection(export_every=20))
-    assert refreshes(config, 10, 60) == []
+    assert refresh_steps(config, 10, 60) == []
     # The last one is the checkpoint itself.
     assert [step for step in range(1, 61) if is_exported(config, step, 10, 60)] == [20, 40]
 
@@ -126,24 +130,24 @@ def test_entropies_are_computed_beside_the_training_and_used_when_they_are_due(
     config: RunConfig, tmp_path: Path
 ) -> None:
     checkpoint = str(tmp_path / "run" / "checkpoints" / "weft")
-    data_of = RefreshedData(config, checkpoint, open_data(config, uses_entropies=True))
+    data_of = RefreshedData(config, checkpoint, open_data(config, uses_entropies=True), 2)
     with refreshing(config, checkpoint, 2, 6):
         base = entropies_of(data_of(0))
         first = keep_changed_weights(config, checkpoint, 2)
-        after_one = entropies_of(data_of(1))  # waits
+        after_one = entropies_of(data_of(2))  # waits
         keep_changed_weights(config, checkpoint, 4)
-        after_two = entropies_of(data_of(2))
+        after_two = entropies_of(data_of(4))
     assert exported_steps(checkpoint) == [2, 4]
     assert base != after_one != after_two
-    found = artifacts.require(refresh_folder(checkpoint, 1), "reference", hint="")
+    found = artifacts.require(refresh_folder(checkpoint, 2), "reference", hint="")
     assert found.inputs["weights"] == weights_fingerprint(first)
     # Continued in the middle of epoch 1, the run reads the same again.
-    again = RefreshedData(config, checkpoint, open_data(config, uses_entropies=True))
-    assert entropies_of(again(1)) == after_one
+    again = RefreshedData(config, checkpoint, open_data(config, uses_entropies=True), 2)
+    assert entropies_of(again(3)) == after_one
     # And a job that finds everything there computes nothing.
     with refreshing(config, checkpoint, 2, 6):
         time.sleep(0.2)
-    assert artifacts.require(refresh_folder(checkpoint, 1), "reference", hint="") == found
+    assert artifacts.require(refresh_folder(checkpoint, 2), "reference", hint="") == found
 
 
 def test_a_late_reference_job_changes_nothing_but_the_time(
@@ -159,18 +163,18 @@ def test_a_late_reference_job_changes_nothing_but_the_time(
         compute_now(*args)
 
     monkeypatch.setattr(refresh, "_compute", compute_late)
-    data_of = RefreshedData(config, checkpoint, open_data(config, uses_entropies=True))
+    data_of = RefreshedData(config, checkpoint, open_data(config, uses_entropies=True), 2)
     found = []
     with refreshing(config, checkpoint, 2, 4):
-        waiting = threading.Thread(target=lambda: found.append(entropies_of(data_of(1))))
+        waiting = threading.Thread(target=lambda: found.append(entropies_of(data_of(2))))
         waiting.start()
         waiting.join(timeout=0.3)
         assert waiting.is_alive()
         is_allowed.set()
         waiting.join()
     # As if it had been there all along.
-    early = RefreshedData(config, checkpoint, open_data(config, uses_entropies=True))
-    assert found == [entropies_of(early(1))]
+    early = RefreshedData(config, checkpoint, open_data(config, uses_entropies=True), 2)
+    assert found == [entropies_of(early(2))]
 
 
 def test_a_reference_job_that_fails_ends_the_training_with_its_message(
@@ -179,12 +183,12 @@ def test_a_reference_job_that_fails_ends_the_training_with_its_message(
     checkpoint = str(tmp_path / "run" / "checkpoints" / "weft")
     folder = keep_changed_weights(config, checkpoint, 2)
     (Path(folder) / "model.safetensors").write_bytes(b"torn")
-    data_of = RefreshedData(config, checkpoint, open_data(config, uses_entropies=True))
+    data_of = RefreshedData(config, checkpoint, open_data(config, uses_entropies=True), 2)
     with (
         refreshing(config, checkpoint, 2, 4),
         pytest.raises(CheckpointError, match=r"model\.safetensors: truncated or changed"),
     ):
-        data_of(1)
+        data_of(2)
 
 
 def test_weights_without_finite_entropies_end_the_training(
@@ -196,9 +200,9 @@ def test_weights_without_finite_entropies_end_the_training(
         next(denoiser.parameters()).fill_(float("nan"))
     wanted = training_manifest(config)
     export(denoiser, config, World(), export_folder(checkpoint, 2), wanted, 2)
-    data_of = RefreshedData(config, checkpoint, open_data(config, uses_entropies=True))
+    data_of = RefreshedData(config, checkpoint, open_data(config, uses_entropies=True), 2)
     with refreshing(config, checkpoint, 2, 4), pytest.raises(CheckpointError, match="not one ex"):
-        data_of(1)
+        data_of(2)
 
 
 def test_a_refresh_that_loses_an_example_ends_the_training(
@@ -209,18 +213,18 @@ def test_a_refresh_that_loses_an_example_ends_the_training(
     keep_changed_weights(config, checkpoint, 2)
     first = open_data(config, uses_entropies=True)
     with refreshing(config, checkpoint, 2, 4):
-        RefreshedData(config, checkpoint, first)(1)
-    path = Path(refresh_folder(checkpoint, 1)) / "part-00001.parquet"
+        RefreshedData(config, checkpoint, first, 2)(2)
+    path = Path(refresh_folder(checkpoint, 2)) / "part-00001.parquet"
     table = storage.read_table(str(path))
     rows = table.to_pylist()
     rows[0] |= {"entropy": None, "tail_entropy": None}
     storage.write_table(str(path), pa.Table.from_pylist(rows, schema=table.schema))
-    found = artifacts.read_manifest(refresh_folder(checkpoint, 1))
+    found = artifacts.read_manifest(refresh_folder(checkpoint, 2))
     entry = artifacts.file_entry(str(path), num_rows=len(rows))
     files = found.files | {"part-00001.parquet": entry}
-    artifacts.commit(refresh_folder(checkpoint, 1), dataclasses.replace(found, files=files))
+    artifacts.commit(refresh_folder(checkpoint, 2), dataclasses.replace(found, files=files))
     with pytest.raises(CheckpointError, match="for 1; training diverged"):
-        RefreshedData(config, checkpoint, first)(1)
+        RefreshedData(config, checkpoint, first, 2)(2)
 
 
 def test_an_export_that_is_there_is_kept(config: RunConfig, tmp_path: Path) -> None:
@@ -248,9 +252,9 @@ def test_storage_that_fails_in_the_refresh_ends_the_training(
         return read(folder)
 
     monkeypatch.setattr(refresh.artifacts, "read_manifest", fail_on_exports)
-    data_of = RefreshedData(config, checkpoint, open_data(config, uses_entropies=True))
+    data_of = RefreshedData(config, checkpoint, open_data(config, uses_entropies=True), 2)
     with refreshing(config, checkpoint, 2, 4), pytest.raises(CheckpointError, match="read: 503"):
-        data_of(1)
+        data_of(2)
 
 
 def test_examples_that_the_base_gives_no_entropies_are_left_out(config: RunConfig) -> None:
@@ -271,7 +275,7 @@ def test_examples_that_the_base_gives_no_entropies_are_left_out(config: RunConfi
     checkpoint = str(Path(config.run.output_dir) / "checkpoints" / "weft")
     keep_changed_weights(config, checkpoint, 1)
     with refreshing(config, checkpoint, 1, 2):
-        refreshed = RefreshedData(config, checkpoint, data)(1)
+        refreshed = RefreshedData(config, checkpoint, data, 1)(1)
     assert refreshed.example_ids == data.example_ids
     assert (refreshed.lengths == data.lengths).all()
     for number in range(len(data)):

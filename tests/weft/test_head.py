@@ -43,6 +43,23 @@ def test_value_and_gradient_equal_those_of_the_dense_cross_entropy(chunk_size):
         assert torch.allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("chunk_size", [5, 100])
+def test_by_probability_multiplies_each_weight_by_a_constant(chunk_size):
+    leaves, targets, weights = problem()
+    hidden, weight, bias = leaves
+    nll = F.cross_entropy(F.linear(*leaves), targets, reduction="none")
+    expected = (weights * torch.exp(-nll).detach() * nll).sum()
+    before = weights.clone()
+    loss_sum, _ = weighted_cross_entropy(
+        hidden, targets, weights, Head(weight, bias), chunk_size=chunk_size, by_probability=True
+    )
+    assert torch.equal(weights, before)
+    assert torch.allclose(loss_sum, expected, rtol=1e-5)
+    wanted = torch.autograd.grad(expected, leaves)
+    for got, want in zip(torch.autograd.grad(loss_sum, leaves), wanted, strict=True):
+        assert torch.allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
 def test_by_hand():
     hidden = torch.tensor([[0.0, 0.0], [0.0, torch.log(torch.tensor(3.0))]], requires_grad=True)
     loss_sum, nll = weighted_cross_entropy(

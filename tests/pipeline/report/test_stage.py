@@ -22,6 +22,7 @@ from pipeline.prepare.shards import PREPARED_SCHEMA
 from pipeline.reference.entropies import ENTROPY_SCHEMA
 from pipeline.report import stage
 from pipeline.report.data import TokenReader, read_run
+from pipeline.report.results import objective_name
 from pipeline.tables import METRIC_COLUMNS
 
 EOS = 3
@@ -251,6 +252,22 @@ def test_report_is_one_page_that_needs_nothing_else(full_page: str) -> None:
     assert not re.search(r"url\((?!#)", full_page)
 
 
+@pytest.mark.parametrize(
+    ("rates", "objective", "name"),
+    [
+        ({"gamma": 0.5, "entropies": "frozen", "estimator": "full_mask"}, {"name": "weft"}, "weft"),
+        ({"gamma": 0, "entropies": "frozen"}, {"name": "token_weights"}, "sft"),
+        ({"gamma": 1, "entropies": "online"}, {"weighting": "elbo"}, "weft elbo online"),
+        ({"gamma": 1, "estimator": "nll"}, {"name": "token_weights"}, "token_weights nll"),
+        ({"gamma": 0.5}, {"name": "lift", "weighting": "paper"}, "lift"),
+        (None, None, "-"),
+    ],
+)
+def test_an_objective_has_a_name(rates, objective, name) -> None:
+    trained = {"rates": rates, "objective": objective and objective | {"normalizer": "x"}}
+    assert objective_name(trained) == name
+
+
 def test_report_shows_results_with_policy_and_normaliser_in_each_row(full_page: str) -> None:
     rows = re.findall(r"<tr>(.*?)</tr>", full_page, re.S)
     weft = next(r for r in rows if "<td>weft</td><td>16</td>" in r)
@@ -258,9 +275,9 @@ def test_report_shows_results_with_policy_and_normaliser_in_each_row(full_page: 
     assert cells[:5] == ["sudoku", "weft", "16", "87.5 %", "75.0 - 100.0 %"]
     assert cells[5:9] == ["64", "222", "0.500", "2.250"]
     assert cells[9] == "81.2 %"
-    assert cells[10:] == ["0.5", "tokens", "random_tail 192", "0"]
+    assert cells[10:] == ["weft", "0.5", "tokens", "random_tail 192", "0"]
     base = next(r for r in rows if "<td>base</td><td>16</td>" in r)
-    assert base.count("<td>-</td>") == 4
+    assert base.count("<td>-</td>") == 5
 
 
 def test_report_has_a_table_of_each_tasks_own_measures(full_page: str) -> None:
