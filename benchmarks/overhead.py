@@ -19,9 +19,10 @@ from benchmarks.measure import median_ratio, print_results
 from pipeline.config import RunConfig
 from pipeline.config_file import load_config
 from pipeline.models import new_denoiser
-from pipeline.train.loop import make_batch, method_config
+from pipeline.train.data import make_batch
+from pipeline.train.held_out import open_data
+from pipeline.train.loop import method_config
 from pipeline.train.plan import plan_of
-from pipeline.train.worker import open_data
 from weft.step import denoising_step
 
 
@@ -57,7 +58,10 @@ def _bare_seconds(config: RunConfig, settings: Settings) -> float:
             started = time.perf_counter()
         count = 0
         for indices in plan.micro_batches(examples, 0, 1, epoch=0):
-            batch = make_batch(data, indices, config, 0, denoiser)
+            eos = denoiser.eos_token_id
+            batch = make_batch(
+                data, indices, config, seed=config.run.seed, epoch=0, eos_token_id=eos
+            )
             sums = denoising_step(denoiser, batch, method)
             sums.loss_sum.backward()
             count += int(sums.normalizer_count)

@@ -46,7 +46,8 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "reference.top_logprobs "
         "reference.head_chunk_mib reference.num_actors train.epochs train.batch_size "
         "train.micro_batch_tokens train.num_workers train.checkpoint_every train.log_every "
-        "lora.rank lora.alpha rates.refresh_every drift.num_examples traces.num_samples "
+        "lora.rank lora.alpha rates.refresh_every train.held_out_draws "
+        "drift.num_examples traces.num_samples "
         "traces.max_tokens traces.max_model_len traces.keep traces.num_shards traces.batch_size "
         "traces.num_actors "
         "train.head_chunk_mib evaluate.batch_size evaluate.num_actors evaluate.num_items"
@@ -58,6 +59,7 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "evaluate.benchmark_items evaluate.block_length evaluate.steps "
         "rates.gamma rates.rate_min reference.num_gpus evaluate.num_gpus "
         "report.num_examples report.num_failures rates.refresh_lag train.export_every "
+        "train.held_out train.held_out_every "
         "traces.temperature traces.num_gpus"
     )
     positive = (

@@ -95,7 +95,7 @@ def reference_entropies(
     """
     _check(estimator, num_levels, generators, len(input_ids))
     score = _surprisal_score if estimator == "nll" else _entropy_score
-    with _evaluation_mode(denoiser):
+    with evaluation_mode(denoiser):
         total = is_maskable.new_zeros(is_maskable.shape, dtype=torch.float32)
         count = torch.zeros_like(total)
         for is_masked in _mask_patterns(is_maskable, estimator, num_levels, generators):
@@ -122,7 +122,7 @@ def surprisals(
     The denoiser is run in evaluation mode and left as it was. Arguments as in
     ``reference_entropies``.
     """
-    with _evaluation_mode(denoiser):
+    with evaluation_mode(denoiser):
         return _scores(
             denoiser, input_ids, attention_mask, is_masked, _surprisal_score, chunk_size, packed
         )
@@ -189,8 +189,8 @@ def _surprisal_score(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 @contextmanager
-def _evaluation_mode(denoiser: Denoiser) -> Iterator[None]:
-    """Switch dropout off; every submodule gets its own former mode back."""
+def evaluation_mode(denoiser: Denoiser) -> Iterator[None]:
+    """Dropout is off within the block; every submodule gets its own former mode back."""
     training = [module for module in denoiser.modules() if module.training]
     denoiser.eval()
     try:

@@ -11,7 +11,9 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-Stream: TypeAlias = Literal["noise_level", "mask", "margin", "tail", "order", "reference"]
+Stream: TypeAlias = Literal[
+    "noise_level", "mask", "margin", "tail", "order", "reference", "held_out"
+]
 
 _LARGEST_BELOW_ONE = 1.0 - 2.0**-24
 """Largest float32 below 1: ``t`` never rounds to 1, where ``log(1 - t)`` is infinite."""

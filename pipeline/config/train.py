@@ -68,6 +68,12 @@ class TrainSection:
     """Optimizer steps between checkpoints that are kept, to evaluate or measure; 0: none."""
     log_every: int = field(default=10, metadata=RESOURCE)
     """Optimizer steps between logged metrics."""
+    held_out: int = 0
+    """Examples kept out of training, a choice by data.seed, on which its NELBO is measured."""
+    held_out_every: int = field(default=0, metadata=RESOURCE)
+    """Optimizer steps between such measures; 0: at the end only."""
+    held_out_draws: int = field(default=1, metadata=RESOURCE)
+    """Draws of noise for each held-out example."""
     max_skipped_steps: int = field(default=10, metadata=RESOURCE)
     """Steps of a run that may be skipped because their gradient is not finite."""
     max_failures: int = field(default=3, metadata=RESOURCE)

@@ -1,5 +1,6 @@
 """Random access to the prepared examples and their reference entropies."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,9 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.artifacts import Manifest
+from pipeline.config import RunConfig
 from pipeline.errors import ArtifactError
-from weft.batch import Example
+from weft.batch import Batch, Example, collate
 
 _NO_LIST = -1
 
@@ -26,6 +28,14 @@ class TrainingData:
     has_entropies: bool
     rows: np.ndarray | None = None
     """Where each example is in ``table``, [N] int64; None: they are its rows."""
+
+    def subset(self, is_chosen: np.ndarray) -> "TrainingData":
+        """The examples of which ``is_chosen`` [N] bool says so, in their order."""
+        rows = np.arange(len(self)) if self.rows is None else self.rows
+        ids = [name for name, chosen in zip(self.example_ids, is_chosen, strict=True) if chosen]
+        return dataclasses.replace(
+            self, rows=rows[is_chosen], example_ids=ids, lengths=self.lengths[is_chosen]
+        )
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -76,6 +86,28 @@ def load_training_data(
         lengths=(prompts + responses)[rows],
         has_entropies=entropies is not None,
         rows=rows,
+    )
+
+
+def make_batch(
+    data: TrainingData,
+    indices: Sequence[int],
+    config: RunConfig,
+    *,
+    seed: int,
+    epoch: int,
+    eos_token_id: int,
+) -> Batch:
+    """The batch of the examples ``indices`` with the noise of ``seed`` and ``epoch``."""
+    return collate(
+        [data.example(index) for index in indices],
+        seed=seed,
+        epoch=epoch,
+        eps=config.noise.eps,
+        eos_policy=config.data.eos_policy,
+        tail_max=config.data.tail_max,
+        max_length=config.data.max_length,
+        eos_token_id=eos_token_id,
     )
 
 

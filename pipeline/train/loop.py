@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
-from pipeline.train.data import TrainingData
+from pipeline.train.data import TrainingData, make_batch
 from pipeline.train.exports import is_exported
+from pipeline.train.held_out import NELBO
 from pipeline.train.metrics import MetricSums, add_sums, summarize
 from pipeline.train.parallel import accumulating, replicate, scale_and_clip
 from pipeline.train.plan import BatchPlan, check_world_size
 from pipeline.train.state import TrainState
 from pipeline.train.world import World
-from weft.batch import Batch, collate
+from weft.batch import Batch
 from weft.head import rows_within
 from weft.method_config import MethodConfig
 from weft.models.base import Denoiser
@@ -41,6 +42,9 @@ class Reporter(Protocol):
 
     def export(self, step: int) -> None:
         """Keep the weights after ``step``, before the state; every rank calls it."""
+
+    def measured(self, step: int, values: dict[str, float]) -> None:
+        """Take what was measured on held-out examples; every rank calls it at the same step."""
 
 
 class _StepModule(nn.Module):
@@ -102,11 +106,14 @@ def train(
     world: World,
     reporter: Reporter,
     changes_at: Callable[[int], bool] = lambda step: False,
+    held_out: Callable[[Denoiser], float] | None = None,
 ) -> None:
     """Run optimizer steps ``state.step`` to ``num_steps``, changing ``state`` in place.
 
     ``data_of`` gives the data of the steps from the given one on, until ``changes_at`` is true of
     a step: always the same examples, which ``plan`` is of. Every rank asks for the same steps.
+
+    ``held_out`` measures the denoiser every ``train.held_out_every`` steps and at the end.
 
     Gradients are sums over the tokens of a step, divided by the normaliser's count over all
     micro-batches and ranks, so that neither changes the result beyond rounding.
@@ -143,7 +150,11 @@ def train(
         if is_exported(config, state.step, plan.steps_per_epoch, num_steps):
             with window.paused():
                 reporter.export(state.step)
-        _report(state, window, config, num_steps, epoch, world, reporter)
+        measured = {}
+        if held_out is not None and _is_due(config.train.held_out_every, state.step, num_steps):
+            with window.paused():
+                measured = {NELBO: held_out(state.denoiser)}
+        _report(state, window, measured, config, num_steps, epoch, world, reporter)
 
 
 def _remaining_steps(plan: BatchPlan, done: int, num_steps: int) -> Iterator[tuple[int, list[int]]]:
@@ -182,29 +193,20 @@ def _accumulate(
     batches = plan.micro_batches(step_examples, world.rank, world.size, epoch=epoch)
     for number, indices in enumerate(batches):
         # An empty one has its place in the exchange between ranks, and nothing else.
-        batch = make_batch(data, indices or step_examples[:1], config, epoch, denoiser)
+        batch = make_batch(
+            data,
+            indices or step_examples[:1],
+            config,
+            seed=config.run.seed,
+            epoch=epoch,
+            eos_token_id=denoiser.eos_token_id,
+        )
         with accumulating(module, is_last=number + 1 == len(batches)):
             loss, step_sums = module(batch.to(world.device))
             (loss if indices else loss * 0.0).backward()
         if indices:
             sums = add_sums(sums, step_sums.metric_sums())
     return sums
-
-
-def make_batch(
-    data: TrainingData, indices: list[int], config: RunConfig, epoch: int, denoiser: Denoiser
-) -> Batch:
-    """The batch of the examples ``indices`` with the noise of ``epoch``."""
-    return collate(
-        [data.example(index) for index in indices],
-        seed=config.run.seed,
-        epoch=epoch,
-        eps=config.noise.eps,
-        eos_policy=config.data.eos_policy,
-        tail_max=config.data.tail_max,
-        max_length=config.data.max_length,
-        eos_token_id=denoiser.eos_token_id,
-    )
 
 
 def _all_reduce(sums: MetricSums, world: World) -> MetricSums:
@@ -271,31 +273,38 @@ class _Window:
         }
 
 
+def _is_due(every: int, step: int, num_steps: int) -> bool:
+    return step == num_steps or bool(every and step % every == 0)
+
+
 def _report(
     state: TrainState,
     window: _Window,
+    measured: dict[str, float],
     config: RunConfig,
     num_steps: int,
     epoch: int,
     world: World,
     reporter: Reporter,
 ) -> None:
-    is_last = state.step == num_steps
-    saves = is_last or state.step % config.train.checkpoint_every == 0
-    if not (saves or state.step % config.train.log_every == 0):
+    saves = _is_due(config.train.checkpoint_every, state.step, num_steps)
+    if not (saves or measured or state.step % config.train.log_every == 0):
         return
     values = {
         "step": float(state.step),
         "epoch": float(epoch),
         "num_skipped": float(state.num_skipped),
         **window.values(),
+        **measured,
     }
-    if window.num_steps:  # else all were skipped
+    if window.num_steps or measured:  # else all were skipped
         state.history.append(values)
         if world.rank == 0:
             reporter.metrics(state.step, values)
     if saves:
         reporter.checkpoint(state.step, values)
+    elif measured:
+        reporter.measured(state.step, values)
     window.clear()  # its clock leaves out the time that saving took
 
 

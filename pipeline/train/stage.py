@@ -108,13 +108,23 @@ def _adapter_sections(config: RunConfig) -> tuple[str, ...]:
 
 
 def _num_examples(config: RunConfig) -> int:
-    """Examples that are trained on: the prepared ones, but for those without entropies."""
-    prepared = require_prepared(config)
+    """Examples that are trained on: neither those without entropies nor those held out."""
+    prepared, held_out = require_prepared(config), config.train.held_out
+    if held_out >= prepared.num_rows:
+        raise ConfigError(
+            f"train.held_out: wanted fewer than the {prepared.num_rows} prepared examples, got "
+            f"{held_out}; lower it"
+        )
     if not uses_entropies(config):
-        return prepared.num_rows
+        return prepared.num_rows - held_out
     folder = layout(config).entropies
     found = artifacts.require(folder, "reference", hint="run jobs/reference.py")
-    return prepared.num_rows - sum(found.rejected.values())
+    num_rejected = sum(found.rejected.values())
+    if num_rejected and held_out:  # some may be both
+        from pipeline.train.held_out import open_split
+
+        return len(open_split(config, uses_entropies=True)[0])
+    return prepared.num_rows - num_rejected - held_out
 
 
 def _steps(config: RunConfig) -> tuple[int, int]:

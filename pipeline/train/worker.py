@@ -15,14 +15,14 @@ import torch
 import torch.distributed as dist
 
 from pipeline import storage
-from pipeline.artifacts import Manifest, require
+from pipeline.artifacts import Manifest
 from pipeline.config import RunConfig
 from pipeline.errors import PipelineError
-from pipeline.layout import layout
 from pipeline.train.capacity import check_memory, largest_shape
 from pipeline.train.checkpoints import restore_state, save_state
-from pipeline.train.data import TrainingData, load_training_data
+from pipeline.train.data import TrainingData
 from pipeline.train.exports import export, export_folder, write_weights
+from pipeline.train.held_out import NELBO, HeldOut, open_split
 from pipeline.train.loop import describe_device, train
 from pipeline.train.optim import build_optimizers
 from pipeline.train.plan import BatchPlan, plan_of, total_steps
@@ -53,6 +53,7 @@ class _Inputs:
     """What training reads, on each worker alike."""
 
     data: TrainingData
+    held_out: TrainingData | None
     plan: BatchPlan
     num_steps: int
 
@@ -76,20 +77,22 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
         _train(job, inputs, state, world)
     except PipelineError as error:  # of what all ranks share: none is left waiting
         return {"error": error}
-    facts = {"steps": state.step, "num_examples": len(inputs.data)}
+    facts: dict[str, Any] = {"steps": state.step, "num_examples": len(inputs.data)}
+    if inputs.held_out is not None:
+        facts[NELBO] = round(state.history[-1][NELBO], 6)
     return describe_device(world) | facts
 
 
 def _open_inputs(job: Job, world: World) -> _Inputs:
     """All that can fail on one worker alone, before any of them waits for another."""
     config = job.config
-    data = open_data(config, uses_entropies=job.uses_entropies)
+    data, held_out = open_split(config, uses_entropies=job.uses_entropies)
     plan = plan_of(config, data)
     shape = largest_shape(config, len(data), int(data.lengths.max()))
     check_memory(config, shape, world.device, ray.train.get_context().get_local_world_size())
     require_weights(config)
     num_steps = total_steps(plan.steps_per_epoch, config.train.epochs, config.train.max_steps)
-    return _Inputs(data, plan, num_steps)
+    return _Inputs(data, held_out, plan, num_steps)
 
 
 def agreed(make: Callable[[], T], world: World) -> T:
@@ -126,20 +129,11 @@ def _train(job: Job, inputs: _Inputs, state: TrainState, world: World) -> None:
             world=world,
             reporter=reporter,
             changes_at=refreshed.changes_at,
+            held_out=HeldOut(inputs.held_out, job.config, world) if inputs.held_out else None,
         )
     write_weights(state.denoiser, job.config, world, job.folder)
     if world.rank == 0:
         write_history(job.folder, state.history)
-
-
-def open_data(config: RunConfig, *, uses_entropies: bool) -> TrainingData:
-    """The inputs of training, mapped from the run's artifacts."""
-    folders = layout(config)
-    prepared = require(folders.prepared, "prepare", hint="run jobs/prepare.py")
-    if not uses_entropies:
-        return load_training_data(folders.prepared, prepared, None, None)
-    entropies = require(folders.entropies, "reference", hint="run jobs/reference.py")
-    return load_training_data(folders.prepared, prepared, folders.entropies, entropies)
 
 
 def _world(config: RunConfig) -> World:
@@ -207,6 +201,10 @@ class RayReporter:
             lambda: export(self.state.denoiser, job.config, self.world, folder, job.wanted, step),
             self.world,
         )
+
+    def measured(self, step: int, values: dict[str, float]) -> None:
+        """Tell Ray, which may be asked to search by it."""
+        ray.train.report(values)
 
     def close(self) -> None:
         """Flush what is buffered."""

@@ -16,10 +16,11 @@ from pipeline.config import RunConfig
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.train.checkpoints import restore_state, save_state
 from pipeline.train.data import TrainingData
+from pipeline.train.held_out import NELBO, HeldOut, choose_held_out
 from pipeline.train.loop import train
 from pipeline.train.optim import build_optimizers
 from pipeline.train.parallel import shard, whole_state
-from pipeline.train.plan import BatchPlan, as_lengths
+from pipeline.train.plan import BatchPlan, as_lengths, plan_of
 from pipeline.train.state import TrainState
 from pipeline.train.world import World
 from weft.models import Denoiser
@@ -40,6 +41,9 @@ class Silent:
         self.values.append(values)
 
     def checkpoint(self, step: int, values: dict[str, float]) -> None:
+        pass
+
+    def measured(self, step: int, values: dict[str, float]) -> None:
         pass
 
 
@@ -295,6 +299,16 @@ def test_metrics_give_the_learning_rate_of_the_step() -> None:
     assert found == pytest.approx([0.0, 0.5e-2, 1e-2, 0.5e-2])
 
 
+def with_held_out(config: RunConfig, world: World | None = None, **changes: object):
+    """The measure on seven examples, the others, and ``config`` with all of it and ``changes``."""
+    settings = {"held_out": 7, "held_out_every": 2, "held_out_draws": 3, "log_every": 100} | changes
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **settings))
+    data = make_data()
+    is_held = choose_held_out(config, data.example_ids)
+    measure = HeldOut(data.subset(is_held), config, world or World())
+    return measure, data.subset(~is_held), config
+
+
 def in_two_ranks(work: Callable[..., None], *args: object) -> None:
     """Run ``work(rank, world, *args)`` in two real processes that talk over gloo."""
     with socket.socket() as free:
@@ -339,12 +353,15 @@ def _train_in_rank(rank: int, world: World, parallelism: str, batch_size: int, f
     first = run(config, state, stop=2, world=world)
     save_state(state, make_folder(folder, f"part-{rank}"), "recipe", world)
     second = run(config, state, world=world)
+    # Of 40 tokens at a time there are several groups for each rank.
+    measured = with_held_out(config, world, micro_batch_tokens=40)[0](state.denoiser)
     gathered = whole_state(state.denoiser, world)
     if rank == 0:
         names = [name for name, _ in state.denoiser.named_parameters()]
         both = {
             "weights": torch.cat([gathered[n].flatten() for n in names]),
             "metrics": torch.cat([compared(first), compared(second)]),
+            "measured": torch.tensor(measured),
         }
         torch.save(both, Path(folder) / "whole.pt")
     # The same from the parts that both ranks wrote.
@@ -382,4 +399,67 @@ def test_two_gloo_ranks_do_what_one_does(parallelism: str, batch_size: int, tmp_
     # Sums over ranks in another order; see the test of micro-batches.
     torch.testing.assert_close(both["metrics"], compared(reporter), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(both["weights"], weights(alone), rtol=0, atol=2e-5)
+    assert float(both["measured"]) == pytest.approx(
+        with_held_out(config)[0](alone.denoiser), rel=1e-4
+    )
     torch.testing.assert_close(weights(resumed), weights(alone), rtol=0, atol=2e-5)
+
+
+def test_held_out_examples_are_a_choice_by_the_seed_of_the_data() -> None:
+    config, ids = make_config(held_out=7), make_data().example_ids
+    chosen = choose_held_out(config, ids)
+    assert chosen.sum() == 7
+    backwards = choose_held_out(config, ids[::-1])
+    assert (backwards[::-1] == chosen).all()
+    other = dataclasses.replace(config, data=dataclasses.replace(config.data, seed=1))
+    assert (choose_held_out(other, ids) != chosen).any()
+    # More of them are these and others.
+    more = choose_held_out(make_config(held_out=9), ids)
+    assert (more & chosen).sum() == 7
+
+
+def test_a_subset_is_its_examples_wherever_they_lie() -> None:
+    data = make_data()
+    is_even = np.arange(24) % 2 == 0
+    even = data.subset(is_even)
+    assert [even.example(n).example_id for n in range(3)] == ["example-0", "example-2", "example-4"]
+    last = even.subset(np.arange(12) == 11)
+    assert (last.example(0).example_id, len(last)) == ("example-22", 1)
+    assert last.lengths.tolist() == [data.lengths[22]]
+
+
+@pytest.mark.parametrize("changes", [{"micro_batch_tokens": 40}, {"packing": True}])
+def test_what_is_measured_depends_on_neither_seed_objective_nor_batches(changes) -> None:
+    measure, _, config = with_held_out(make_config())
+    denoiser = small_denoiser()
+    wanted = measure(denoiser)
+    other = dataclasses.replace(
+        config,
+        run=dataclasses.replace(config.run, seed=5),
+        rates=dataclasses.replace(config.rates, gamma=2.0),
+        noise=dataclasses.replace(config.noise, eps=0.1),
+        objective=dataclasses.replace(config.objective, name="dft", normalizer="masked"),
+    )
+    again, _, _ = with_held_out(other, **changes)
+    assert again(denoiser) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_training_is_measured_when_it_is_due_and_changes_nothing_by_it() -> None:
+    measure, data, config = with_held_out(make_config())
+    plan = dataclasses.replace(plan_of(config, data), tail_max=0, max_length=config.data.max_length)
+    states = [new_state(config), new_state(config)]
+    reporter = Silent()
+    for state, held_out in zip(states, (measure, None), strict=True):
+        train(
+            *(state, lambda step: data, plan, config),
+            num_steps=3,
+            world=World(),
+            reporter=reporter if held_out else Silent(),
+            held_out=held_out,
+        )
+    assert same_bits(*states)
+    found = [(values["step"], values[NELBO]) for values in reporter.values if NELBO in values]
+    assert [step for step, _ in found] == [2.0, 3.0]
+    assert found[-1][1] == measure(states[0].denoiser)
+    assert states[0].denoiser.training
+    assert states[0].history == reporter.values

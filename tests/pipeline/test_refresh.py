@@ -31,6 +31,7 @@ from pipeline.reference.compute import EntropyJob
 from pipeline.train import refresh
 from pipeline.train.data import TrainingData
 from pipeline.train.exports import export, export_folder, exported_steps, is_exported
+from pipeline.train.held_out import open_data
 from pipeline.train.refresh import (
     RefreshedData,
     refresh_folder,
@@ -39,7 +40,6 @@ from pipeline.train.refresh import (
     steps_seen,
 )
 from pipeline.train.stage import wanted_manifest as training_manifest
-from pipeline.train.worker import open_data
 from pipeline.train.world import World
 
 
