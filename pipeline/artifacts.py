@@ -155,7 +155,7 @@ def is_done(folder: str, wanted: Manifest, *, overwrite: bool) -> bool:
         verify_files(folder, found)
         return True
     raise ArtifactError(
-        f"{folder}: holds the output of another configuration ({_difference(found, wanted)}); "
+        f"{folder}: holds the output of another configuration ({difference(found, wanted)}); "
         f"use --overwrite to replace it, or give this run another name or output_dir"
     )
 
@@ -204,7 +204,8 @@ def clear(folder: str) -> None:
     storage.remove(folder)
 
 
-def _difference(found: Manifest, wanted: Manifest) -> str:
+def difference(found: Manifest, wanted: Manifest) -> str:
+    """In which settings and inputs the two differ, in words; the first five."""
     there = _flat({"config": found.config, "inputs": found.inputs})
     here = _flat({"config": wanted.config, "inputs": wanted.inputs})
     keys = [k for k in sorted({*there, *here}) if there.get(k) != here.get(k)]

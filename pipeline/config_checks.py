@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from pipeline import protocols
+from pipeline import protocols, search_space
 from pipeline.config import (
     EvaluateSection,
     RunConfig,
@@ -31,7 +31,7 @@ def check_config(config: RunConfig) -> None:
     """Raise ConfigError naming every impossible value or combination of ``config``, one a line."""
     problems = [*_out_of_range(config), *_impossible(config)]
     problems += [*_sources(config.data.sources), *_evaluate(config.evaluate)]
-    problems += _traces(config.traces)
+    problems += [*_traces(config.traces), *_tune(config)]
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -46,7 +46,8 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "reference.top_logprobs "
         "reference.head_chunk_mib reference.num_actors train.epochs train.batch_size "
         "train.micro_batch_tokens train.num_workers train.checkpoint_every train.log_every "
-        "lora.rank lora.alpha rates.refresh_every train.held_out_draws "
+        "lora.rank lora.alpha rates.refresh_every train.held_out_draws tune.num_trials "
+        "tune.held_out tune.held_out_draws tune.num_measures "
         "drift.num_examples traces.num_samples "
         "traces.max_tokens traces.max_model_len traces.keep traces.num_shards traces.batch_size "
         "traces.num_actors "
@@ -59,7 +60,8 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "evaluate.benchmark_items evaluate.block_length evaluate.steps "
         "rates.gamma rates.rate_min reference.num_gpus evaluate.num_gpus "
         "report.num_examples report.num_failures rates.refresh_lag train.export_every "
-        "train.held_out train.held_out_every "
+        "train.held_out train.held_out_every tune.finalists tune.max_concurrent "
+        "tune.time_budget_s "
         "traces.temperature traces.num_gpus"
     )
     positive = (
@@ -76,7 +78,7 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
     for key in positive.split():
         if not 0 < _value(config, key) < math.inf:
             yield _wanted(key, "a finite positive number", _value(config, key))
-    for key in ("run.seed", "data.seed", "evaluate.seed", "traces.seed"):
+    for key in ("run.seed", "data.seed", "evaluate.seed", "traces.seed", "tune.seed"):
         if not 0 <= _value(config, key) < 2**63:
             yield _wanted(key, "an integer in [0, 2**63)", _value(config, key))
     for key in ("data.max_overlap", "data.near_duplicates"):
@@ -153,7 +155,9 @@ def _impossible(config: RunConfig) -> Iterator[str]:
         )
     if not train.name or not _is_folder_name(train.name):
         yield _wanted("train.name", "a folder name", train.name)
-    for key in ("evaluate.name", "merge.name"):
+    if not config.reference.name:
+        yield _wanted("reference.name", "a folder name", config.reference.name)
+    for key in ("evaluate.name", "merge.name", "reference.name"):
         if not _is_folder_name(_text(config, key)):
             yield _wanted(key, "a folder name", _text(config, key))
 
@@ -206,6 +210,17 @@ def _parallelism(train: TrainSection) -> Iterator[str]:
 
 def _is_folder_name(name: str) -> bool:
     return "/" not in name and not name.startswith(".")
+
+
+def _tune(config: RunConfig) -> Iterator[str]:
+    tune = config.tune
+    if not tune.name or not _is_folder_name(tune.name):
+        yield _wanted("tune.name", "a folder name", tune.name)
+    if not 0 < tune.grace <= 1:
+        yield _wanted("tune.grace", "a number in (0, 1]", tune.grace)
+    if not 1 < tune.reduction_factor < math.inf:
+        yield _wanted("tune.reduction_factor", "a finite number above 1", tune.reduction_factor)
+    yield from search_space.problems(config)
 
 
 def _traces(traces: TracesSection) -> Iterator[str]:

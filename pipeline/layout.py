@@ -11,6 +11,8 @@ STATE_FOLDER = "state"
 """Inside a checkpoint of ours: what training continues from."""
 DRIFT_FILE = "drift.json"
 """In the artifact of stage drift: one row a checkpoint."""
+TRIALS_FILE = "trials.parquet"
+"""What stage tune makes: one row a trial."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class RunLayout:
     """The folders of one run; ``root`` is absolute or a remote address."""
 
     root: str
+    entropies_name: str = "entropies"
 
     @property
     def prepared(self) -> str:
@@ -27,7 +30,7 @@ class RunLayout:
     @property
     def entropies(self) -> str:
         """Reference entropies, shard by shard beside the prepared ones."""
-        return storage.join(self.root, "entropies")
+        return storage.join(self.root, self.entropies_name)
 
     @property
     def checkpoints(self) -> str:
@@ -53,6 +56,15 @@ class RunLayout:
         return storage.join(self.root, "traces", name)
 
     @property
+    def searches(self) -> str:
+        """Parent of the searches."""
+        return storage.join(self.root, "tune")
+
+    def search(self, name: str) -> str:
+        """Folder of the search ``name``."""
+        return storage.join(self.searches, name)
+
+    @property
     def drifts(self) -> str:
         """Parent of the drifts of the entropies."""
         return storage.join(self.root, "drift")
@@ -68,7 +80,7 @@ class RunLayout:
 
 def layout(config: RunConfig) -> RunLayout:
     """The folders of the run that ``config`` describes."""
-    return RunLayout(storage.resolve(config.run.output_dir))
+    return RunLayout(storage.resolve(config.run.output_dir), config.reference.name)
 
 
 def shard_name(index: int) -> str:

@@ -1,9 +1,12 @@
 """Result tables as text."""
 
+import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
 DRIFT_COLUMNS = ("step", "entropy (nats)", "change", "rank correlation", "change of rates")
+TRIAL_COLUMNS = ("arm", "trial", "status", "NELBO", "accuracy", "seconds", "parameters")
 METRIC_COLUMNS = (
     *("task", "method", "n", "accuracy", "95 % interval"),
     *("NFE", "tokens/s", "seconds", "latency"),
@@ -33,6 +36,27 @@ def metric_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
             )
         )
     return rows
+
+
+def trial_rows(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """The rows of TRIAL_COLUMNS out of a search's ``trials.parquet``, the best first by arm."""
+    ordered = sorted(rows, key=lambda row: (row["arm"], row["status"], _or_last(row["nelbo"])))
+    return [
+        (
+            row["arm"],
+            row["trial"] + (" *" if row["is_best"] else ""),
+            row["status"],
+            "-" if row["nelbo"] is None else f"{row['nelbo']:.4f}",
+            "-" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f} %",
+            f"{row['seconds']:.0f}",
+            ", ".join(f"{key} {value}" for key, value in json.loads(row["params"]).items()),
+        )
+        for row in ordered
+    ]
+
+
+def _or_last(value: float | None) -> float:
+    return math.inf if value is None else value
 
 
 def drift_rows(drift: list[dict[str, float]]) -> list[tuple[str, ...]]:

@@ -18,9 +18,11 @@ from pipeline.config.method import (
 )
 from pipeline.config.traces import TracesSection
 from pipeline.config.train import LoraSection, TrainSection
+from pipeline.config.tune import ArmSection, ParameterSection, TuneSection
 
 __all__ = [
     "RESOURCE",
+    "ArmSection",
     "DataSection",
     "DriftSection",
     "EvaluateSection",
@@ -29,6 +31,7 @@ __all__ = [
     "ModelSection",
     "NoiseSection",
     "ObjectiveSection",
+    "ParameterSection",
     "RatesSection",
     "ReferenceSection",
     "ReportSection",
@@ -37,6 +40,7 @@ __all__ = [
     "SourceSection",
     "TracesSection",
     "TrainSection",
+    "TuneSection",
     "identity",
 ]
 
@@ -56,6 +60,7 @@ class RunConfig:
     reference: ReferenceSection = ReferenceSection()
     train: TrainSection = TrainSection()
     lora: LoraSection = LoraSection()
+    tune: TuneSection = TuneSection()
     evaluate: EvaluateSection = EvaluateSection()
     merge: MergeSection = MergeSection()
     drift: DriftSection = DriftSection()

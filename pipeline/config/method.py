@@ -84,6 +84,9 @@ class ReferenceSection:
 
     __pydantic_config__ = STRICT
 
+    name: str = field(default="entropies", metadata=RESOURCE)
+    """Folder of the entropies under run.output_dir."""
+
     checkpoint: str = ""
     """Reference model; empty means model.path."""
     estimator: Literal["full_mask", "expected", "nll", "autoregressive"] = "full_mask"

@@ -16,7 +16,7 @@ from pipeline import artifacts, storage
 from pipeline.artifacts import Manifest
 from pipeline.config import ModelSection, RunConfig
 from pipeline.errors import ArtifactError, CheckpointError
-from pipeline.layout import DRIFT_FILE, layout
+from pipeline.layout import DRIFT_FILE, TRIALS_FILE, layout
 from pipeline.prepare.card import CARD
 
 _MAX_EXAMPLES = 20_000
@@ -77,7 +77,17 @@ class Drift:
     rows: list[dict[str, float]]
 
 
-_Named = TypeVar("_Named", Checkpoint, Drift)
+@dataclass(frozen=True)
+class Search:
+    """A finished search: a row a trial, and what each trial reported; see ``pipeline.tune``."""
+
+    name: str
+    manifest: Manifest
+    rows: list[dict[str, Any]]
+    reports: dict[str, list[dict[str, float]]]
+
+
+_Named = TypeVar("_Named", Checkpoint, Drift, Search)
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,7 @@ class RunData:
     checkpoints: list[Checkpoint]
     evaluations: list[Evaluation]
     drifts: list[Drift]
+    searches: list[Search]
     unfinished: list[str]
 
     def manifests(self) -> dict[str, Manifest]:
@@ -100,6 +111,7 @@ class RunData:
         found = {name: manifest for name, manifest in single.items() if manifest is not None}
         found |= {f"checkpoints/{c.name}": c.manifest for c in self.checkpoints}
         found |= {f"drift/{d.name}": d.manifest for d in self.drifts}
+        found |= {f"tune/{s.name}": s.manifest for s in self.searches}
         return found | {f"evaluations/{e.name}": e.manifest for e in self.evaluations}
 
 
@@ -129,6 +141,7 @@ def _with_run(own: RunData, other: RunData, prefix: str) -> RunData:
         checkpoints=own.checkpoints + _renamed(other.checkpoints, prefix),
         evaluations=own.evaluations + [_named(e, prefix) for e in other.evaluations],
         drifts=own.drifts + _renamed(other.drifts, prefix),
+        searches=own.searches + _renamed(other.searches, prefix),
         unfinished=own.unfinished + [f"{prefix}{name}" for name in other.unfinished],
     )
 
@@ -152,6 +165,7 @@ def read_run(config: RunConfig) -> RunData:
     trained, half_trained = _children(folders.checkpoints)
     evaluated, half_evaluated = _children(folders.evaluations)
     measured, half_measured = _children(folders.drifts)
+    searched, half_searched = _children(folders.searches)
     checkpoints = [_read_checkpoint(folders.checkpoint(name), name) for name in trained]
     evaluations = [_read_evaluation(folders.evaluation(name), name) for name in evaluated]
     stale = [e.name for e in evaluations if e.is_stale(checkpoints)]
@@ -167,8 +181,10 @@ def read_run(config: RunConfig) -> RunData:
             key=lambda found: _reading_order(found.name, config.report.baseline),
         ),
         drifts=[_read_drift(folders.drift(name), name) for name in measured],
+        searches=[_read_search(folders.search(name), name) for name in searched],
         unfinished=[f"checkpoints/{name}" for name in half_trained]
         + [f"drift/{name}" for name in half_measured]
+        + [f"tune/{name}" for name in half_searched]
         + [f"evaluations/{name}" for name in half_evaluated]
         + [f"evaluations/{name} (its checkpoint was trained anew since)" for name in stale],
     )
@@ -205,6 +221,17 @@ def _read_drift(folder: str, name: str) -> Drift:
     manifest = _required(folder, "drift")
     _verify(folder, manifest, [DRIFT_FILE])
     return Drift(name, manifest, storage.read_json(storage.join(folder, DRIFT_FILE)))
+
+
+def _read_search(folder: str, name: str) -> Search:
+    manifest = _required(folder, "tune")
+    records = [n for n in manifest.files if n.startswith("trials/")]
+    _verify(folder, manifest, [TRIALS_FILE, *records])
+    found = [storage.read_json(storage.join(folder, n)) for n in records]
+    names = [n.removeprefix("trials/").removesuffix(".json") for n in records]
+    rows = storage.read_table(storage.join(folder, TRIALS_FILE)).to_pylist()
+    reports = {n: record["reports"] for n, record in zip(names, found, strict=True)}
+    return Search(name, manifest, rows, reports)
 
 
 def _read_card(folder: str, prepared: Manifest) -> dict[str, Any]:

@@ -1,39 +1,18 @@
 """Figures of the report as SVG text: transparent, in the page's ink, the same bytes each time."""
 
-import io
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 import numpy as np
-from markupsafe import Markup, escape
-from matplotlib.figure import Figure
+from markupsafe import Markup
+
+from pipeline.report.drawing import COLOURS, INK, Drawing, drawing_of
 
 History = Sequence[Mapping[str, float]]
 """Logged metrics of one training run, one mapping a logged step."""
 
-# Drawn in a colour that nothing else has, then replaced: so the ink follows light and dark.
-_INK = "#010203"
-_COLOURS = ("#0f85c9", "#e08e00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8c6bb1", "#7f7f7f")
-_STYLE = {
-    "svg.fonttype": "none",
-    "font.size": 9.0,
-    "text.color": _INK,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "axes.titlesize": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "grid.color": _INK,
-    "grid.alpha": 0.15,
-    "legend.frameon": False,
-}
-_NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 _NUM_BINS = 10
 _CURVES = (
     ("loss", "loss"),
@@ -41,31 +20,6 @@ _CURVES = (
     ("clamp_rate", "share of clamped rates"),
     ("tokens_per_second", "tokens a second"),
 )
-
-
-class _Drawing:
-    """A figure while it is drawn, and its text afterwards."""
-
-    def __init__(self, width: float, height: float) -> None:
-        self.figure: Any = Figure(figsize=(width, height), layout="constrained")
-        self.svg = Markup("")
-
-
-@contextmanager
-def _drawing(name: str, label: str, width: float, height: float) -> Iterator[_Drawing]:
-    # The salt makes ids reproducible, and different between the figures of a page.
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
-        drawing = _Drawing(width, height)
-        yield drawing
-        content = io.StringIO()
-        drawing.figure.savefig(content, format="svg", transparent=True, metadata=_NO_METADATA)
-    drawing.svg = _for_page(content.getvalue(), label)
-
-
-def _for_page(svg: str, label: str) -> Markup:
-    body = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    body = re.sub(r' id="[a-z0-9.]+_\d+"', "", body)  # axes_1: not unique on a page
-    return Markup(body.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
 
 
 @dataclass(frozen=True)
@@ -82,14 +36,14 @@ class Bar:
 def assign_colours(names: Sequence[str]) -> dict[str, str]:
     """One colour a checkpoint, the same in every figure of a page; they repeat after eight."""
     distinct = dict.fromkeys(names)
-    return {name: _COLOURS[k % len(_COLOURS)] for k, name in enumerate(distinct)}
+    return {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(distinct)}
 
 
 def accuracy_bars(tasks: Mapping[str, Sequence[Bar]], colours: Mapping[str, str]) -> Markup:
     """Bars with 95 % intervals, a panel a task, in the ``colours`` of their checkpoints."""
     heights = [len(rows) + 1 for rows in tasks.values()]
     label = "accuracy with 95 % intervals: " + ", ".join(tasks)
-    with _drawing("accuracy", label, 7.0, 0.27 * sum(heights) + 0.4) as drawing:
+    with drawing_of("accuracy", label, 7.0, 0.27 * sum(heights) + 0.4) as drawing:
         panels = drawing.figure.subplots(len(tasks), squeeze=False, height_ratios=heights)
         for axes, (task, rows) in zip(panels[:, 0], tasks.items(), strict=True):
             _bars(axes, task, rows, colours)
@@ -100,7 +54,7 @@ def _bars(axes: Any, task: str, rows: Sequence[Bar], colours: Mapping[str, str])
     centre, errors = _percent(rows)
     places = np.arange(len(rows))
     fill = [colours[row.checkpoint] for row in rows]
-    axes.barh(places, centre, xerr=errors, color=fill, height=0.7, ecolor=_INK, capsize=2)
+    axes.barh(places, centre, xerr=errors, color=fill, height=0.7, ecolor=INK, capsize=2)
     axes.set_yticks(places, [row.label for row in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
@@ -116,7 +70,7 @@ def learning_curves(
     with each of them faintly behind it. ``colours`` are those of the groups.
     """
     label = "learning curves of " + ", ".join(groups)
-    with _drawing("learning", label, 9.0, 5.0) as drawing:
+    with drawing_of("learning", label, 9.0, 5.0) as drawing:
         panels = drawing.figure.subplots(2, 2, sharex=True)
         for axes, (key, title) in zip(panels.flat, _CURVES, strict=True):
             for name, histories in groups.items():
@@ -156,7 +110,7 @@ def _line(axes: Any, name: str, points: list[tuple[float, float]], colour: str) 
 
 def noise_level_losses(histories: Mapping[str, History], colours: Mapping[str, str]) -> Markup:
     """NLL of the masked tokens by noise level, at the last logged step of every checkpoint."""
-    with _drawing("noise-levels", "final NLL by noise level", 5.0, 3.0) as drawing:
+    with drawing_of("noise-levels", "final NLL by noise level", 5.0, 3.0) as drawing:
         axes = drawing.figure.subplots()
         for name, history in histories.items():
             last = history[-1] if history else {}
@@ -175,14 +129,14 @@ def length_histograms(cards: Mapping[str, Mapping[str, Any]], edges: Sequence[in
 
     ``cards`` have ``prompt_lengths`` and ``response_lengths``: counts by the lower ``edges``.
     """
-    with _drawing("lengths", "examples by length, source by source", 9.0, 2.8) as drawing:
+    with drawing_of("lengths", "examples by length, source by source", 9.0, 2.8) as drawing:
         panels = drawing.figure.subplots(1, 2, sharey=True)
         for axes, part in zip(panels, ("prompt", "response"), strict=True):
             counts = {name: np.array(card[f"{part}_lengths"]) for name, card in cards.items()}
             last = max((int(np.flatnonzero(c)[-1]) for c in counts.values() if c.any()), default=0)
             for number, (name, found) in enumerate(counts.items()):
                 shares = 100 * found[: last + 1] / max(1, found.sum())
-                colour = _COLOURS[number % len(_COLOURS)]
+                colour = COLOURS[number % len(COLOURS)]
                 axes.stairs(shares, range(last + 2), color=colour, label=name, linewidth=1.4)
             names = [*(str(edge) for edge in edges[: last + 1]), ""]
             axes.set_xticks(range(last + 2), names, rotation=45)
@@ -195,7 +149,7 @@ def length_histograms(cards: Mapping[str, Mapping[str, Any]], edges: Sequence[in
 
 def drift_curves(histories: Mapping[str, History], colours: Mapping[str, str]) -> Markup:
     """Rank correlation with the frozen entropies, and change of the rates, by optimizer step."""
-    with _drawing("drift", "drift of the entropies by step", 9.0, 2.8) as drawing:
+    with drawing_of("drift", "drift of the entropies by step", 9.0, 2.8) as drawing:
         panels = drawing.figure.subplots(1, 2)
         titles = {
             "rank_correlation": "rank correlation with the frozen entropies",
@@ -242,10 +196,10 @@ def accuracy_by_nfe(tasks: Mapping[str, Sequence[tuple[float, Bar]]]) -> Markup:
 @contextmanager
 def _accuracy_panels(
     name: str, label: str, x_label: str, tasks: Mapping[str, Any]
-) -> Iterator[_Drawing]:
+) -> Iterator[Drawing]:
     """Axes of accuracies over a logarithmic x, one for each of ``tasks``, two in a row."""
     num_rows = (len(tasks) + 1) // 2
-    with _drawing(name, f"{label}: {', '.join(tasks)}", 9.0, 2.9 * num_rows) as drawing:
+    with drawing_of(name, f"{label}: {', '.join(tasks)}", 9.0, 2.9 * num_rows) as drawing:
         panels = drawing.figure.subplots(num_rows, 2, squeeze=False)
         for axes in panels.flat[len(tasks) :]:
             axes.set_axis_off()
@@ -262,7 +216,7 @@ def _with_intervals(
     axes: Any, name: str, x: Sequence[float], bars: Sequence[Bar], number: int
 ) -> None:
     centre, errors = _percent(bars)
-    colour = _COLOURS[number % len(_COLOURS)]
+    colour = COLOURS[number % len(COLOURS)]
     axes.errorbar(x, centre, yerr=errors, fmt=".-", color=colour, label=name, capsize=2)
 
 
@@ -275,11 +229,11 @@ def _percent(bars: Sequence[Bar]) -> tuple[np.ndarray, np.ndarray]:
 
 def accuracy_over_nfe(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
     """Accuracy over mean forward passes of an item, a line for each of ``curves``."""
-    with _drawing("accuracy-nfe", "accuracy over forward passes", 5.5, 3.4) as drawing:
+    with drawing_of("accuracy-nfe", "accuracy over forward passes", 5.5, 3.4) as drawing:
         axes = drawing.figure.subplots()
         for number, (name, points) in enumerate(curves.items()):
             shown = [(nfe, 100 * accuracy) for nfe, accuracy in sorted(points)]
-            _line(axes, name, shown, _COLOURS[number % len(_COLOURS)])
+            _line(axes, name, shown, COLOURS[number % len(COLOURS)])
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("forward passes an item")
@@ -290,18 +244,18 @@ def accuracy_over_nfe(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Ma
 
 def rate_histograms(rates: np.ndarray, noise_levels: np.ndarray) -> Markup:
     """Shares of tokens by relative rate, and by their own noise level; of uniform ones a line."""
-    with _drawing("rates", "histograms of rates and of noise levels", 9.0, 2.8) as drawing:
+    with drawing_of("rates", "histograms of rates and of noise levels", 9.0, 2.8) as drawing:
         left, right = drawing.figure.subplots(1, 2)
         counts, edges = np.histogram(rates, bins=np.geomspace(rates.min(), rates.max() + 1e-6, 41))
         width = np.diff(edges)
-        left.bar(edges[:-1], 100 * counts / len(rates), width, align="edge", color=_COLOURS[2])
+        left.bar(edges[:-1], 100 * counts / len(rates), width, align="edge", color=COLOURS[2])
         left.set_xscale("log")
         left.set_xlabel("relative rate")
         left.set_title("tokens (%)", loc="left")
         counts, edges = np.histogram(noise_levels, bins=np.linspace(0, 1, 26))
         share = 100 * counts / len(noise_levels)
-        right.bar(edges[:-1], share, np.diff(edges), align="edge", color=_COLOURS[5])
-        right.axhline(100 / 25, color=_INK, linewidth=0.8, linestyle=":")
+        right.bar(edges[:-1], share, np.diff(edges), align="edge", color=COLOURS[5])
+        right.axhline(100 / 25, color=INK, linewidth=0.8, linestyle=":")
         right.set_xlabel("noise level of a token, with t uniform")
         right.set_title("tokens (%); dotted: SFT", loc="left")
     return drawing.svg
@@ -310,10 +264,10 @@ def rate_histograms(rates: np.ndarray, noise_levels: np.ndarray) -> Markup:
 def entropy_histogram(entropy: np.ndarray) -> Markup:
     """Share of the tokens by entropy (nats); ``entropy`` [N], N at least 1."""
     counts, edges = np.histogram(entropy, bins=40)
-    with _drawing("entropies", "histogram of the reference entropies", 5.0, 3.0) as drawing:
+    with drawing_of("entropies", "histogram of the reference entropies", 5.0, 3.0) as drawing:
         axes = drawing.figure.subplots()
         axes.bar(
-            edges[:-1], 100 * counts / counts.sum(), np.diff(edges), align="edge", color=_COLOURS[4]
+            edges[:-1], 100 * counts / counts.sum(), np.diff(edges), align="edge", color=COLOURS[4]
         )
         axes.set_yscale("log")
         axes.set_xlabel("entropy (nats)")

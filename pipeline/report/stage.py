@@ -18,7 +18,7 @@ from pipeline.config import RunConfig
 from pipeline.config_file import format_config
 from pipeline.errors import ArtifactError
 from pipeline.layout import layout
-from pipeline.report import browse, paint, results, token_views, views
+from pipeline.report import browse, paint, results, searches, token_views, views
 from pipeline.report.data import RunData, open_reader, read_entropies, read_runs
 from pipeline.tables import METRIC_COLUMNS, text_table
 
@@ -127,6 +127,7 @@ def render(config: RunConfig, data: RunData) -> str:
         "data": views.data_card(data),
         "learning": views.learning(data),
         "drift": views.drift(data),
+        "searches": searches.searches(data.searches),
         "entropies": None,
         "no_entropies": sample,
         "generations": [

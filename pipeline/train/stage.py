@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline import artifacts, storage
@@ -36,26 +37,45 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
         artifacts.require_replaceable(folder)
     require_free(folder)  # before Ray, which takes its time
     started = time.monotonic()
-    num_workers = config.train.num_workers
-    gpus: float = num_workers if config.train.use_gpu else 0
-    cpus = num_workers * config.train.cpus_per_worker
-    if refresh_steps(config, *_steps(config)):
-        beside = reference_resources(config)
-        cpus, gpus = cpus + beside[0], gpus + beside[1]
+    cpus, gpus = resources(config)
     # Ray Train watches its controller through the dashboard's interface.
     with ray_session(cpus=cpus, gpus=gpus, dashboard=True):
         if overwrite:
             require_free(folder)
             artifacts.clear(folder)
-        # Before Ray writes there, whose error would not say which setting is wrong.
-        storage.write_json(storage.join(folder, artifacts.RECIPE), wanted.recipe)
-        with claimed(folder):
-            facts = _fit(config, folder, wanted)
+        facts = fit(config, folder, wanted)
+    print(f"train: {facts['steps']} steps in {time.monotonic() - started:.0f} s -> {folder}")
+
+
+def fit(
+    config: RunConfig, folder: str, wanted: Manifest, *, callbacks: Sequence[Any] = ()
+) -> dict[str, Any]:
+    """Train into ``folder``, or continue there, and commit the checkpoint; its facts.
+
+    Needs a Ray that is started. ``callbacks`` are Ray Train's. Raises ArtifactError where another
+    process trains there.
+    """
+    started = time.monotonic()
+    # Before Ray writes there, whose error would not say which setting is wrong.
+    storage.write_json(storage.join(folder, artifacts.RECIPE), wanted.recipe)
+    with claimed(folder):
+        facts = _fit(config, folder, wanted, callbacks)
     facts["seconds"] = round(time.monotonic() - started, 1)
     names = [name for name in storage.list_files(folder) if "." in name]
     files = {name: artifacts.file_entry(storage.join(folder, name)) for name in names}
     artifacts.commit(folder, dataclasses.replace(wanted, files=files, facts=facts))
-    print(f"train: {facts['steps']} steps in {facts['seconds']:.0f} s -> {folder}")
+    return facts
+
+
+def resources(config: RunConfig) -> tuple[float, float]:
+    """CPUs and GPUs that training holds, with those of the reference job beside it."""
+    num_workers = config.train.num_workers
+    gpus: float = num_workers if config.train.use_gpu else 0
+    cpus = num_workers * config.train.cpus_per_worker
+    if refresh_steps(config, *steps_of(config)):
+        beside = reference_resources(config)
+        cpus, gpus = cpus + beside[0], gpus + beside[1]
+    return cpus, gpus
 
 
 def describe(config: RunConfig) -> str:
@@ -127,7 +147,7 @@ def _num_examples(config: RunConfig) -> int:
     return prepared.num_rows - num_rejected - held_out
 
 
-def _steps(config: RunConfig) -> tuple[int, int]:
+def steps_of(config: RunConfig) -> tuple[int, int]:
     """Optimizer steps of an epoch, and of the whole run."""
     train = config.train
     per_epoch = num_steps_of_epoch(_num_examples(config), train.batch_size)
@@ -183,7 +203,9 @@ def _refuse_other_state(folder: str, recipe: str) -> None:
         )
 
 
-def _fit(config: RunConfig, folder: str, wanted: Manifest) -> dict[str, Any]:
+def _fit(
+    config: RunConfig, folder: str, wanted: Manifest, callbacks: Sequence[Any]
+) -> dict[str, Any]:
     from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, TrainingFailedError
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -213,11 +235,11 @@ def _fit(config: RunConfig, folder: str, wanted: Manifest) -> dict[str, Any]:
             storage_path=states,
             failure_config=FailureConfig(max_failures=train.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
-            callbacks=[NoteLastState(own_states)],
+            callbacks=[NoteLastState(own_states), *callbacks],
         ),
     )
     try:
-        with refreshing(config, folder, *_steps(config)):
+        with refreshing(config, folder, *steps_of(config)):
             facts = dict(trainer.fit().return_value)
     except TrainingFailedError as error:
         explained = explain(error, own_states)

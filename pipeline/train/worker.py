@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,11 +74,16 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
         state = agreed(lambda: _start_state(job, inputs.num_steps, world), world)
     except PipelineError as error:
         return {"error": error}
+    began = time.time()
     try:
         _train(job, inputs, state, world)
     except PipelineError as error:  # of what all ranks share: none is left waiting
         return {"error": error}
-    facts: dict[str, Any] = {"steps": state.step, "num_examples": len(inputs.data)}
+    facts: dict[str, Any] = {
+        "steps": state.step,
+        "num_examples": len(inputs.data),
+        "training_began": round(began, 1),
+    }
     if inputs.held_out is not None:
         facts[NELBO] = round(state.history[-1][NELBO], 6)
     return describe_device(world) | facts

@@ -1,0 +1,231 @@
+"""Stage tune: arms of trials on held-out NELBO, their best ones on accuracy, the best as a TOML."""
+
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from pipeline import artifacts, search_space, storage
+from pipeline.artifacts import Manifest
+from pipeline.cluster import ray_session
+from pipeline.config import RunConfig, identity
+from pipeline.config_checks import check_config
+from pipeline.errors import ArtifactError, ConfigError
+from pipeline.layout import TRIALS_FILE, layout
+from pipeline.models import start_fingerprint
+from pipeline.prepare import require_prepared
+from pipeline.search_space import Arm, arms, configured
+from pipeline.tables import TRIAL_COLUMNS, text_table, trial_rows
+from pipeline.tokenizers import tokenizer_fingerprints
+from pipeline.train.claim import claimed
+from pipeline.tune.records import TrialRecord, checkpoint_folder
+from pipeline.tune.results import BEST, WANTED, Accuracies, finalists, write_results
+from pipeline.tune.trial import Search, entropies_name
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: RunConfig, *, overwrite: bool = False) -> None:
+    """Write ``tune/<tune.name>``, go on with it where it stopped, or say that it is done."""
+    search_space.refuse_impossible(config, check_config)
+    wanted = _wanted(config)
+    folder = layout(config).search(config.tune.name)
+    if artifacts.is_done(folder, wanted, overwrite=overwrite):
+        print(f"tune: {folder} is already finished; --overwrite repeats it")
+    else:
+        if not overwrite:
+            _refuse_other_space(folder, wanted)
+            artifacts.require_replaceable(folder)
+        started = time.monotonic()
+        cpus, gpus = _session(config)
+        with ray_session(cpus=cpus, gpus=gpus, dashboard=True):
+            if overwrite:
+                artifacts.clear(folder)
+            storage.write_json(storage.join(folder, artifacts.RECIPE), wanted.recipe)
+            storage.write_json(storage.join(folder, WANTED), dataclasses.asdict(wanted))
+            with claimed(folder):
+                records = _search(config, folder)
+                accuracies = _final(config, folder, records)
+        write_results(config, folder, wanted, records, accuracies, time.monotonic() - started)
+    rows = storage.read_table(storage.join(folder, TRIALS_FILE)).to_pylist()
+    print(text_table(TRIAL_COLUMNS, trial_rows(rows)))
+    print(f"tune: {len(rows)} trials -> {storage.join(folder, BEST)}")
+
+
+def describe(config: RunConfig) -> str:
+    """What ``run`` would do, for ``--dry-run``."""
+    search_space.refuse_impossible(config, check_config)
+    tune = config.tune
+    lines = [
+        f"tune: arm {arm.name}, {tune.num_trials if arm.parameters else 1} trials over "
+        f"{', '.join(p.key for p in arm.parameters) or 'nothing'}"
+        + (f" with {', '.join(f'{k} = {v!r}' for k, v in arm.fixed.items())}" if arm.fixed else "")
+        for arm in arms(config)
+    ]
+    return "\n".join(
+        [
+            *lines,
+            f"each trial is trained by {config.train.num_workers} workers and measured "
+            f"{tune.num_measures} times on {tune.held_out} held-out examples; the best "
+            f"{tune.finalists} of each arm are evaluated on {', '.join(config.evaluate.tasks)} -> "
+            f"{layout(config).search(tune.name)}",
+        ]
+    )
+
+
+def _wanted(config: RunConfig) -> Manifest:
+    prepared = require_prepared(config)
+    if config.tune.held_out >= prepared.num_rows:
+        raise ConfigError(
+            f"tune.held_out: wanted fewer than the {prepared.num_rows} prepared examples, got "
+            f"{config.tune.held_out}; lower it"
+        )
+    names = ("rates", "noise", "objective", "train", "lora", "reference", "tune")
+    settings = {name: identity(getattr(config, name)) for name in names}
+    settings["tune"].pop("name")
+    if config.tune.finalists:
+        evaluate = identity(config.evaluate)
+        unused = ("checkpoints", "name")
+        settings["evaluate"] = {k: v for k, v in evaluate.items() if k not in unused}
+    inputs = {"prepared": prepared.content, "weights": start_fingerprint(config)}
+    return Manifest(
+        stage="tune",
+        config=settings | {"run": {"seed": config.run.seed}},
+        inputs=inputs | tokenizer_fingerprints(config.model),
+    )
+
+
+def _refuse_other_space(folder: str, wanted: Manifest) -> None:
+    """A search that was begun goes on only as it was: its trials would not be of one space."""
+    path = storage.join(folder, WANTED)
+    if not storage.exists(path):
+        return
+    values = storage.read_json(path)
+    found = Manifest(**(values | {"files": {}}))
+    if found.recipe != wanted.recipe:
+        raise ArtifactError(
+            f"{folder}: holds a search that was begun with other settings "
+            f"({artifacts.difference(found, wanted)}); set them back, use --overwrite to drop it, "
+            f"or give this one another tune.name"
+        )
+
+
+def _trial_resources(config: RunConfig) -> tuple[float, float]:
+    """CPUs and GPUs of a trial's workers and, where some arm refreshes, of the job beside them."""
+    train = config.train
+    cpus = train.num_workers * train.cpus_per_worker
+    gpus = float(train.num_workers if train.use_gpu else 0)
+    if _may_refresh(config):
+        from pipeline.reference.stage import resources
+
+        beside = resources(config)
+        cpus, gpus = cpus + beside[0], gpus + beside[1]
+    return cpus, gpus
+
+
+def _may_refresh(config: RunConfig) -> bool:
+    found = {config.rates.entropies}
+    for arm in arms(config):
+        found.add(arm.fixed.get("rates.entropies", ""))
+        found |= {v for p in arm.parameters if p.key == "rates.entropies" for v in p.values}
+    return "refreshed" in found
+
+
+def _session(config: RunConfig) -> tuple[float, float]:
+    """CPUs and GPUs of a local Ray: as many trials as the machine or the configuration has."""
+    from pipeline.tune.search import TRIAL_CPUS
+
+    cpus, gpus = _trial_resources(config)
+    fitting = max(1, int((os.cpu_count() or 1) // max(cpus, 1e-9)))
+    num_at_once = config.tune.max_concurrent or fitting
+    return num_at_once * (cpus + TRIAL_CPUS), gpus
+
+
+def _num_at_once(config: RunConfig) -> int:
+    """Trials at a time on the cluster that is there; ConfigError where not one fits."""
+    import ray
+
+    from pipeline.tune.search import concurrent_trials
+
+    train = config.train
+    beside = _trial_resources(config)[0] - train.num_workers * train.cpus_per_worker
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    found = concurrent_trials(
+        nodes,
+        workers=train.num_workers,
+        cpus=train.cpus_per_worker,
+        gpus=1.0 if train.use_gpu else 0.0,
+        beside=beside,
+    )
+    if found < 1:
+        raise ConfigError(
+            f"train.num_workers: one trial wants {train.num_workers} workers of "
+            f"{train.cpus_per_worker:g} CPUs{' and a GPU' if train.use_gpu else ''}, and the "
+            f"cluster has {ray.cluster_resources()}; lower them, or add nodes"
+        )
+    return min(found, config.tune.max_concurrent or found)
+
+
+def _search(config: RunConfig, folder: str) -> list[TrialRecord]:
+    """The trials of all arms, one arm after the other."""
+    from pipeline.tune.search import require_measures, run_arm
+
+    _prepare_entropies(config)
+    num_at_once = _num_at_once(config)
+    records = []
+    for arm in arms(config):
+        started = time.monotonic()
+        logger.info("arm=%s trials_at_once=%d", arm.name, num_at_once)
+        found = run_arm(Search(config, arm, folder), num_at_once)
+        require_measures(config, found, time.monotonic() - started)
+        records += found
+    return records
+
+
+def _prepare_entropies(config: RunConfig) -> None:
+    """Compute, once for all trials, every kind of entropies that some trial reads."""
+    from pipeline import reference
+    from pipeline.train.stage import uses_entropies
+
+    done = set()
+    for arm in arms(config):
+        estimators = [p.values for p in arm.parameters if p.key == "reference.estimator"]
+        choices: Sequence[Any] = estimators[0] if estimators else (None,)
+        for choice in choices:
+            extra = {} if choice is None else {"reference.estimator": choice}
+            made = configured(config, {**arm.fixed, **extra})
+            name = entropies_name(config, made)
+            if name not in done and (_may_use_entropies(arm) or uses_entropies(made)):
+                done.add(name)
+                reference.run(replace(made, reference=replace(made.reference, name=name)))
+
+
+def _may_use_entropies(arm: Arm) -> bool:
+    searched = {p.key for p in arm.parameters}
+    return bool(searched & {"rates.gamma", "objective.name", "rates.entropies"})
+
+
+def _final(config: RunConfig, folder: str, records: Sequence[TrialRecord]) -> Accuracies:
+    """Accuracies of the finalists."""
+    chosen = finalists(records, config.tune.finalists)
+    if not chosen:
+        return {}
+    from pipeline import evaluate
+    from pipeline.evaluate.metrics import METRICS_FILE
+
+    found = {}
+    for record in chosen:
+        section = replace(
+            config.evaluate,
+            checkpoints=(checkpoint_folder(folder, record.trial),),
+            name=f"{config.tune.name}-{record.trial}",
+            gen_lengths=config.evaluate.gen_lengths[:1],
+        )
+        evaluate.run(replace(config, evaluate=section))
+        done = layout(config).evaluation(section.name)
+        tasks = storage.read_json(storage.join(done, METRICS_FILE))["tasks"]
+        found[record.trial] = {task: float(values["accuracy"]) for task, values in tasks.items()}
+    return found

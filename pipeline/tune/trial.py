@@ -1,0 +1,111 @@
+"""One trial: a training by Ray Train inside of a Ray Tune trial, or the replay of one that is over.
+
+Runs in a process of its own, which Ray Tune starts.
+"""
+
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipeline import artifacts, storage
+from pipeline.config import RunConfig, identity
+from pipeline.errors import ArtifactError, PipelineError
+from pipeline.search_space import Arm, configured
+from pipeline.train.held_out import NELBO
+from pipeline.tune.records import TrialRecord, checkpoint_folder, record_path, trial_name
+
+PERCENT = "percent"
+"""Share of a trial's steps that are done, from 0 to 100: what rungs are counted in."""
+_POLL_S = 2.0
+
+
+@dataclass(frozen=True)
+class Search:
+    """What all trials of an arm share."""
+
+    config: RunConfig
+    arm: Arm
+    folder: str
+    """Of the whole search."""
+
+    def trial_config(self, params: dict[str, Any]) -> RunConfig:
+        """The configuration that a trial trains, but for how often it is measured."""
+        config = configured(self.config, {**self.arm.fixed, **params})
+        train = replace(
+            config.train,
+            name=trial_name(self.arm.name, params),
+            held_out=config.tune.held_out,
+            held_out_draws=config.tune.held_out_draws,
+        )
+        name = entropies_name(self.config, config)
+        return replace(config, train=train, reference=replace(config.reference, name=name))
+
+
+def entropies_name(base: RunConfig, config: RunConfig) -> str:
+    """Folder of the entropies that ``config`` reads: the run's own, or those of its estimator."""
+    if identity(config.reference) == identity(base.reference):
+        return base.reference.name
+    return f"{base.reference.name}-{config.reference.estimator}"
+
+
+def run_trial(params: dict[str, Any], *, search: Search) -> None:
+    """Train with ``params``, or report again what a trial of the same name reported before.
+
+    Raises RuntimeError with the reason in its last line where it cannot be trained.
+    """
+    import ray.tune
+
+    name = trial_name(search.arm.name, params)
+    path = record_path(search.folder, name)
+    record = TrialRecord(**storage.read_json(path)) if storage.exists(path) else None
+    if record is not None and record.is_over:
+        for report in record.reports:
+            ray.tune.report(report)
+        if record.status == "failed":
+            raise RuntimeError(record.reason)
+        return
+    try:
+        _train(search, params)
+    except PipelineError as error:
+        raise RuntimeError(" ".join(str(error).split())) from error
+
+
+def _train(search: Search, params: dict[str, Any]) -> None:
+    import ray.tune
+
+    from pipeline.train.stage import fit, steps_of, wanted_manifest
+    from pipeline.tune.reports import MeasuresToTune
+
+    config = search.trial_config(params)
+    folder = checkpoint_folder(search.folder, config.train.name)
+    num_steps = steps_of(config)[1]
+    every = math.ceil(num_steps / config.tune.num_measures)
+    config = replace(config, train=replace(config.train, held_out_every=every))
+    wanted = wanted_manifest(config)
+    began = time.time()
+    if not artifacts.is_done(folder, wanted, overwrite=False):
+        _wait_for_others(folder)
+        fit(config, folder, wanted, callbacks=[MeasuresToTune(num_steps, began)])
+    manifest = artifacts.require(folder, "train", hint="")
+    ray.tune.report(
+        {
+            "step": float(num_steps),
+            PERCENT: 100.0,
+            NELBO: manifest.facts[NELBO],
+            "seconds": time.time() - began,
+            "training_began": manifest.facts["training_began"],
+        }
+    )
+
+
+def _wait_for_others(folder: str) -> None:
+    """A trial with the same parameters may train there; its result is this one's as well."""
+    from pipeline.train.claim import require_free
+
+    while True:
+        try:
+            require_free(folder)
+            return
+        except ArtifactError:
+            time.sleep(_POLL_S)
