@@ -215,7 +215,11 @@ def difference(found: Manifest, wanted: Manifest) -> str:
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
+    """Dotted keys and values; the places of a list of tables are keys as well."""
+    if isinstance(value, dict):
+        parts = [_flat(v, f"{prefix}.{k}" if prefix else k) for k, v in value.items()]
+    elif isinstance(value, list | tuple) and any(isinstance(v, dict) for v in value):
+        parts = [_flat(v, f"{prefix}[{k}]") for k, v in enumerate(value)]
+    else:
         return {prefix: list(value) if isinstance(value, tuple) else value}
-    parts = (_flat(v, f"{prefix}.{k}" if prefix else k) for k, v in value.items())
     return {k: v for part in parts for k, v in part.items()}

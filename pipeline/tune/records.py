@@ -69,6 +69,12 @@ def write_record(folder: str, record: TrialRecord) -> None:
     storage.write_json(record_path(folder, record.trial), dataclasses.asdict(record))
 
 
+def read_record(folder: str, trial: str) -> TrialRecord | None:
+    """The record of ``trial``; None where it was never begun."""
+    path = record_path(folder, trial)
+    return TrialRecord(**storage.read_json(path)) if storage.exists(path) else None
+
+
 def read_records(folder: str) -> list[TrialRecord]:
     """All records of the search in ``folder``, in the order in which its arms proposed them."""
     names = [n for n in storage.list_files(storage.join(folder, "trials")) if n.endswith(".json")]

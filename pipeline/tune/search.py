@@ -4,7 +4,8 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -19,7 +20,13 @@ from pipeline.errors import ConfigError
 from pipeline.progress import Progress
 from pipeline.search_space import Arm, Parameter, default_point
 from pipeline.train.held_out import NELBO
-from pipeline.tune.records import TrialRecord, read_records, trial_name, write_record
+from pipeline.tune.records import (
+    TrialRecord,
+    read_record,
+    read_records,
+    trial_name,
+    write_record,
+)
 from pipeline.tune.trial import PERCENT, Search, run_trial
 
 logger = logging.getLogger(__name__)
@@ -31,10 +38,12 @@ _MAX_PERCENT = 99.9
 """Above the last rung that decides: a trial that has done all of its steps is never stopped."""
 
 
-def run_arm(search: Search, num_at_once: int) -> list[TrialRecord]:
+def run_arm(
+    search: Search, num_at_once: int, *, trial: Callable[..., None] = run_trial
+) -> list[TrialRecord]:
     """Search ``search.arm`` with ``num_at_once`` trials at a time; its records, the old ones first.
 
-    Needs a Ray that is started.
+    Needs a Ray that is started. ``trial`` is called with the parameters and ``search``.
     """
     tune, arm = search.config.tune, search.arm
     before = [r for r in read_records(search.folder) if r.arm == arm.name]
@@ -48,7 +57,7 @@ def run_arm(search: Search, num_at_once: int) -> list[TrialRecord]:
         recorder = Recorder(search, before, progress)
         tuner = ray.tune.Tuner(
             ray.tune.with_resources(
-                functools.partial(run_trial, search=search), {"CPU": TRIAL_CPUS}
+                functools.partial(_run_or_replay, search=search, trial=trial), {"CPU": TRIAL_CPUS}
             ),
             tune_config=ray.tune.TuneConfig(
                 search_alg=_proposals(tune, arm, points),
@@ -57,6 +66,7 @@ def run_arm(search: Search, num_at_once: int) -> list[TrialRecord]:
                 mode="min",
                 num_samples=num_trials,
                 max_concurrent_trials=num_at_once,
+                reuse_actors=True,
                 time_budget_s=tune.time_budget_s or None,
                 trial_name_creator=lambda trial: trial_name(arm.name, trial.config),
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -72,6 +82,18 @@ def run_arm(search: Search, num_at_once: int) -> list[TrialRecord]:
         tuner.fit()
     storage.remove(state)
     return recorder.records()
+
+
+def _run_or_replay(params: dict[str, Any], *, search: Search, trial: Callable[..., None]) -> None:
+    """What Ray Tune calls: ``trial``, unless its record says that it is over."""
+    record = read_record(search.folder, trial_name(search.arm.name, params))
+    if record is None or not record.is_over:
+        trial(params, search=search)
+        return
+    for report in record.reports:
+        ray.tune.report(report)
+    if record.status == "failed":
+        raise RuntimeError(record.reason)
 
 
 def concurrent_trials(
@@ -205,8 +227,7 @@ class Recorder(ray.tune.Callback):  # type: ignore[misc]
         if record is None:
             self.progress.add(1)
             return
-        lines = str(trial.get_error() or "unknown").strip().splitlines()
-        record.status, record.reason = "failed", lines[-1].removeprefix("RuntimeError: ")
+        record.status, record.reason = "failed", _reason(trial)
         self._ended(record)
 
     def _open(self, trial: Any) -> TrialRecord | None:
@@ -224,6 +245,13 @@ class Recorder(ray.tune.Callback):  # type: ignore[misc]
             "trial=%s %s %s=%s best=%s %s",
             *(record.trial, record.status, NELBO, record.nelbo, best, record.reason),
         )
+
+
+def _reason(trial: Any) -> str:
+    """What was raised in the trial, without the way that it took."""
+    file = trial.error_file  # beside the driver; on storage it is not there yet
+    text = Path(file).read_text() if file and Path(file).exists() else "for an unknown reason"
+    return " ".join(text.rpartition("RuntimeError: ")[2].split())
 
 
 def require_measures(config: RunConfig, records: Sequence[TrialRecord], seconds: float) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pipeline import artifacts, search_space, storage
+from pipeline import artifacts, prepare, search_space, storage
 from pipeline.artifacts import Manifest
 from pipeline.cluster import ray_session
 from pipeline.config import RunConfig, identity
@@ -29,15 +29,20 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: RunConfig, *, overwrite: bool = False) -> None:
-    """Write ``tune/<tune.name>``, go on with it where it stopped, or say that it is done."""
+    """Write ``tune/<tune.name>``, go on with it where it stopped, or say that it is done.
+
+    Data that are not prepared yet are prepared, and entropies that some trial reads computed.
+    """
     search_space.refuse_impossible(config, check_config)
+    if artifacts.read_manifest(layout(config).prepared) is None:
+        prepare.run(config)
     wanted = _wanted(config)
     folder = layout(config).search(config.tune.name)
     if artifacts.is_done(folder, wanted, overwrite=overwrite):
         print(f"tune: {folder} is already finished; --overwrite repeats it")
     else:
         if not overwrite:
-            _refuse_other_space(folder, wanted)
+            refuse_other_space(folder, wanted)
             artifacts.require_replaceable(folder)
         started = time.monotonic()
         cpus, gpus = _session(config)
@@ -98,8 +103,11 @@ def _wanted(config: RunConfig) -> Manifest:
     )
 
 
-def _refuse_other_space(folder: str, wanted: Manifest) -> None:
-    """A search that was begun goes on only as it was: its trials would not be of one space."""
+def refuse_other_space(folder: str, wanted: Manifest) -> None:
+    """Raise ArtifactError where ``folder`` has a search that was begun with other settings.
+
+    Its trials and those to come would not be of one space.
+    """
     path = storage.join(folder, WANTED)
     if not storage.exists(path):
         return

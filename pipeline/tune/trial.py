@@ -1,4 +1,4 @@
-"""One trial: a training by Ray Train inside of a Ray Tune trial, or the replay of one that is over.
+"""One trial: a training by Ray Train inside of a Ray Tune trial.
 
 Runs in a process of its own, which Ray Tune starts.
 """
@@ -8,12 +8,12 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline import artifacts, storage
+from pipeline import artifacts
 from pipeline.config import RunConfig, identity
 from pipeline.errors import ArtifactError, PipelineError
 from pipeline.search_space import Arm, configured
 from pipeline.train.held_out import NELBO
-from pipeline.tune.records import TrialRecord, checkpoint_folder, record_path, trial_name
+from pipeline.tune.records import checkpoint_folder, trial_name
 
 PERCENT = "percent"
 """Share of a trial's steps that are done, from 0 to 100: what rungs are counted in."""
@@ -50,21 +50,10 @@ def entropies_name(base: RunConfig, config: RunConfig) -> str:
 
 
 def run_trial(params: dict[str, Any], *, search: Search) -> None:
-    """Train with ``params``, or report again what a trial of the same name reported before.
+    """Train with ``params``, from where an earlier try stopped, and report what is measured.
 
-    Raises RuntimeError with the reason in its last line where it cannot be trained.
+    Raises RuntimeError with the reason as its text where it cannot be trained.
     """
-    import ray.tune
-
-    name = trial_name(search.arm.name, params)
-    path = record_path(search.folder, name)
-    record = TrialRecord(**storage.read_json(path)) if storage.exists(path) else None
-    if record is not None and record.is_over:
-        for report in record.reports:
-            ray.tune.report(report)
-        if record.status == "failed":
-            raise RuntimeError(record.reason)
-        return
     try:
         _train(search, params)
     except PipelineError as error:
@@ -81,7 +70,10 @@ def _train(search: Search, params: dict[str, Any]) -> None:
     folder = checkpoint_folder(search.folder, config.train.name)
     num_steps = steps_of(config)[1]
     every = math.ceil(num_steps / config.tune.num_measures)
-    config = replace(config, train=replace(config.train, held_out_every=every))
+    # A trial that is killed goes on from its last measure.
+    saves = min(config.train.checkpoint_every, every)
+    train = replace(config.train, held_out_every=every, checkpoint_every=saves)
+    config = replace(config, train=train)
     wanted = wanted_manifest(config)
     began = time.time()
     if not artifacts.is_done(folder, wanted, overwrite=False):
