@@ -57,7 +57,7 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "data.min_response_tokens data.tail_max reference.tail reference.max_rejected "
         "train.max_steps train.warmup_steps train.weight_decay "
         "train.max_grad_norm train.max_failures train.max_skipped_steps train.device_memory_gib "
-        "evaluate.benchmark_items evaluate.block_length evaluate.steps "
+        "evaluate.benchmark_items evaluate.skip_items evaluate.block_length evaluate.steps "
         "rates.gamma rates.rate_min reference.num_gpus evaluate.num_gpus "
         "report.num_examples report.num_failures rates.refresh_lag train.export_every "
         "train.held_out train.held_out_every tune.finalists tune.max_concurrent "

@@ -27,6 +27,8 @@ class EvaluateSection:
     from the hub."""
     num_items: int = 128
     """Generated held-out problems of each puzzle."""
+    skip_items: int = 0
+    """So many of them are left out first: settings can be chosen on some and judged on others."""
     benchmark_items: int = 0
     """Items of each benchmark, the first ones of the protocol's choice; 0 means all."""
     seed: int = 0

@@ -27,7 +27,8 @@ def load_items(section: EvaluateSection, task: str) -> list[Any]:
         except (OSError, ValueError) as error:
             raise DataError(f"evaluate.data_dir: {error}") from error
     elif definition.hub is None:
-        return held_out_problems(task, section.num_items)
+        problems = held_out_problems(task, section.skip_items + section.num_items)
+        return problems[section.skip_items :]
     else:
         problems = _from_hub(definition)
     if protocols.takes_d1_items(section) and task in _D1_CHOICE:

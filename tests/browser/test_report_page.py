@@ -11,6 +11,7 @@ import pytest
 from pipeline import report
 from pipeline.config import RunConfig, RunSection
 from pipeline.report import stage
+from tests.pipeline.report.test_searches import add_search
 from tests.pipeline.report.test_stage import add_evaluation, char_reader, fill
 
 pytestmark = pytest.mark.browser
@@ -38,6 +39,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name = f"weft-{length}"
         answers = [True] * correct + [False] * (16 - correct)
         add_evaluation(config, name, answers, checkpoint="weft", gen_length=length)
+    add_search(config)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "open_reader", char_reader)
         report.run(config)
@@ -105,6 +107,7 @@ def test_every_figure_is_drawn(shown: Any) -> None:
     figures = find(shown, "svg")
     labels = [figure.get_attribute("aria-label") for figure in figures]
     wanted = ("accuracy with", "by length", "by forward passes", "learning", "noise level")
+    wanted += ("held-out NELBO of", "parameters of", "importance of", "by training time")
     for text in (*wanted, "histogram of the reference", "histograms of rates", "by length, source"):
         assert any(text in label for label in labels), text
     for figure, label in zip(figures, labels, strict=True):

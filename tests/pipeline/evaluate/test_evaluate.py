@@ -117,6 +117,16 @@ def test_an_evaluation_is_named_after_checkpoint_data_and_length(
 TARGET = Target("base", "tiny", 16, "folder", Manifest(stage="evaluate", config={}, inputs={}))
 
 
+def test_items_can_be_kept_for_another_purpose() -> None:
+    section = EvaluateSection(num_items=4)
+    first, rest = (
+        load_items(section, "sudoku"),
+        dataclasses.replace(section, num_items=3, skip_items=4),
+    )
+    assert load_items(rest, "sudoku") == held_out_problems("sudoku", 7)[4:]
+    assert not {p.item_id for p in first} & {p.item_id for p in load_items(rest, "sudoku")}
+
+
 @pytest.mark.parametrize("num_items", [1, 4, 5, 16, 37])
 @pytest.mark.parametrize("num_actors", [1, 3])
 def test_shards_cover_the_missing_items_once_in_whole_batches(

@@ -1,0 +1,119 @@
+"""A real search whose driver is killed goes on to the end with the trials that it had."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from pipeline import artifacts
+from pipeline.config_file import load_config
+from pipeline.tune.records import TrialRecord, read_records
+from tests.pipeline.processes import TIMEOUT_S, finish, start, wait_for
+
+pytestmark = pytest.mark.long
+
+CONFIG = """
+[run]
+output_dir = "{root}/run"
+
+[data]
+max_length = 192
+num_shards = 2
+
+[[data.sources]]
+kind = "task"
+task = "sudoku"
+count = 40
+
+[model]
+path = "{model}"
+
+[reference]
+tail = 4
+num_cpus = 1.0
+
+[train]
+epochs = 2
+batch_size = 8
+warmup_steps = 1
+cpus_per_worker = 1.0
+log_every = 1
+
+[evaluate]
+tasks = ["sudoku"]
+num_items = 4
+gen_lengths = [16]
+block_length = 8
+steps = 4
+num_cpus = 1.0
+
+[tune]
+num_trials = 4
+held_out = 16
+num_measures = 3
+scheduler = "none"
+finalists = 1
+
+[[tune.space]]
+key = "rates.gamma"
+values = [0.5, 1.0]
+
+[[tune.space]]
+key = "train.learning_rate"
+low = 1e-4
+high = 1e-2
+log = true
+"""
+
+
+def by_name(records: list[TrialRecord]) -> dict[str, TrialRecord]:
+    return {record.trial: record for record in records}
+
+
+def test_a_killed_search_ends_with_the_same_trials(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(CONFIG.format(root=tmp_path, model=tiny_checkpoint))
+    folder = tmp_path / "run" / "tune" / "search"
+    process = start("tune", config)
+    # One trial is over and another on its way.
+    wait_for(lambda: any(r.is_over for r in read_records(str(folder))), process)
+    wait_for(lambda: not all(r.is_over for r in read_records(str(folder))), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=TIMEOUT_S)
+    before = by_name(read_records(str(folder)))
+    assert artifacts.read_manifest(str(folder)) is None
+
+    refused = start("tune", config, "--tune.num-trials", "5")
+    output, _ = refused.communicate(timeout=TIMEOUT_S)
+    assert refused.returncode == 2
+    assert "tune.num_trials: there 4, here 5" in output
+
+    output = finish("tune", config)
+    after = by_name(read_records(str(folder)))
+    assert len(after) == 4
+    assert before.keys() <= after.keys()
+    for name, record in before.items():
+        assert after[name].number == record.number
+        if record.is_over:
+            assert after[name] == record
+        # A trial that went on measures again what it had measured, to the bit.
+        measured = {r["step"]: r["held_out_nelbo"] for r in after[name].reports}
+        assert all(measured[r["step"]] == r["held_out_nelbo"] for r in record.reports)
+    assert all(record.status == "finished" for record in after.values())
+    assert all(record.seconds_to_start is not None for record in after.values())
+    manifest = artifacts.read_manifest(str(folder))
+    assert manifest is not None
+    artifacts.verify_files(str(folder), manifest)
+    assert len(list((folder / "checkpoints").iterdir())) == 1
+
+    # Trained on its own, the best configuration is a configuration like any other; two workers.
+    best = folder / "best.toml"
+    found = load_config(best)
+    assert found.train.name == f"search-{manifest.facts['best']}"
+    output = finish("train", best, "--train.num-workers", "2", "--train.held-out", "16")
+    trained = artifacts.read_manifest(str(tmp_path / "run" / "checkpoints" / found.train.name))
+    assert trained is not None
+    nelbo = after[str(manifest.facts["best"])].nelbo
+    assert trained.facts["held_out_nelbo"] == pytest.approx(nelbo, rel=1e-3)
+    assert "is already finished" in finish("tune", config)
