@@ -141,6 +141,9 @@ def problems(config: RunConfig) -> Iterator[str]:
     """What is wrong with the dimensions and the arms of ``config``, each by itself."""
     yield from _parameter_problems(config)
     yield from _arm_problems(config)
+    ranges = [section.key for section in config.tune.space if not section.values]
+    if config.tune.search == "grid" and ranges:
+        yield f"tune.search: a grid has values alone, and {', '.join(ranges)} have a range"
 
 
 def refuse_impossible(config: RunConfig, check: Callable[[RunConfig], None]) -> None:
@@ -152,7 +155,7 @@ def refuse_impossible(config: RunConfig, check: Callable[[RunConfig], None]) -> 
     if not config.tune.space:
         raise ConfigError("tune.space: wanted at least one parameter [[tune.space]], got none")
     for arm in arms(config):
-        for chosen in itertools.islice(_corners(arm), _MOST_COMBINATIONS):
+        for chosen in itertools.islice(combinations(arm), _MOST_COMBINATIONS):
             values = {**arm.fixed, **chosen}
             try:
                 check(configured(config, values))
@@ -164,7 +167,7 @@ def refuse_impossible(config: RunConfig, check: Callable[[RunConfig], None]) -> 
                 ) from error
 
 
-def _corners(arm: Arm) -> Iterator[dict[str, Any]]:
+def combinations(arm: Arm) -> Iterator[dict[str, Any]]:
     """Every combination of choices and of the ends of ranges, under the conditions."""
     options = [p.values or (_number(p, p.low), _number(p, p.high)) for p in arm.parameters]
     seen = set()

@@ -55,8 +55,9 @@ class TuneSection:
     """Searches side by side, such as a baseline that gets the same budget; empty: one of all."""
     num_trials: int = 16
     """Trials of each arm; the first is the configuration as it stands."""
-    search: Literal["tpe", "random"] = "tpe"
-    """How trials are proposed: Optuna's tree-structured Parzen estimator, or at random."""
+    search: Literal["tpe", "random", "grid"] = "tpe"
+    """How trials are proposed: Optuna's tree-structured Parzen estimator, at random, or every
+    combination of values once, however many num_trials says."""
     seed: int = 0
     """Seed of the proposals."""
     held_out: int = 256

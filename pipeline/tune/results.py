@@ -128,3 +128,18 @@ def _row(record: TrialRecord, accuracies: Accuracies, best: TrialRecord) -> dict
         "accuracies": json.dumps(own) if own else None,
         "is_best": record is best,
     }
+
+
+def best_rows(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The parameters of the best trial of each arm, out of the rows of ``trials.parquet``.
+
+    As ``best_of``: by accuracy where finalists have one, then by NELBO.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    finished = [row for row in rows if row["status"] == "finished"]
+    for arm in dict.fromkeys(row["arm"] for row in finished):
+        own = [row for row in finished if row["arm"] == arm]
+        judged = [row for row in own if row["accuracy"] is not None] or own
+        best = min(judged, key=lambda row: (-(row["accuracy"] or 0.0), row["nelbo"], row["trial"]))
+        found[arm] = json.loads(best["params"])
+    return found

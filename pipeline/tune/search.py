@@ -18,7 +18,7 @@ from pipeline import storage
 from pipeline.config import RunConfig, TuneSection
 from pipeline.errors import ConfigError
 from pipeline.progress import Progress
-from pipeline.search_space import Arm, Parameter, default_point
+from pipeline.search_space import Arm, Parameter, combinations, default_point
 from pipeline.train.held_out import NELBO
 from pipeline.tune.records import (
     TrialRecord,
@@ -47,10 +47,13 @@ def run_arm(
     """
     tune, arm = search.config.tune, search.arm
     before = [r for r in read_records(search.folder) if r.arm == arm.name]
-    if len(before) >= tune.num_trials and all(record.is_over for record in before):
+    known = [record.params for record in before]
+    points = known + [point for point in _first_points(search) if point not in known]
+    num_trials = max(len(points), 1 if tune.search == "grid" else tune.num_trials)
+    if not arm.parameters:
+        num_trials = 1
+    if len(before) >= num_trials and all(record.is_over for record in before):
         return before
-    points = [record.params for record in before] or _first_points(search)
-    num_trials = max(tune.num_trials, len(points)) if arm.parameters else 1
     state = storage.join(search.folder, _RAY)
     storage.remove(state)
     with Progress(f"tune {arm.name}", "trials", num_trials) as progress:
@@ -66,11 +69,11 @@ def run_arm(
                 mode="min",
                 num_samples=num_trials,
                 max_concurrent_trials=num_at_once,
-                reuse_actors=True,
                 time_budget_s=tune.time_budget_s or None,
                 trial_name_creator=lambda trial: trial_name(arm.name, trial.config),
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
+            # Not reuse_actors: a trial that is stopped ends with its process, and its training too.
             run_config=ray.tune.RunConfig(
                 name=arm.name,
                 storage_path=state,
@@ -115,7 +118,9 @@ def concurrent_trials(
 
 
 def _first_points(search: Search) -> list[dict[str, Any]]:
-    """The configuration as it stands, so that no search ends with less."""
+    """All of a grid, else the configuration as it stands, so that no search ends with less."""
+    if search.config.tune.search == "grid":
+        return list(combinations(search.arm))
     default = default_point(search.config, search.arm)
     return [] if default is None else [default]
 

@@ -9,7 +9,7 @@ from pipeline.config import RunConfig
 from pipeline.config_checks import check_config
 from pipeline.config_file import format_config, load_config, parse_config
 from pipeline.errors import ConfigError
-from pipeline.search_space import arms, configured, default_point, refuse_impossible
+from pipeline.search_space import arms, combinations, configured, default_point, refuse_impossible
 
 GAMMA = {"key": "rates.gamma", "values": [0, 0.5, 1.0]}
 WEIGHTING = {
@@ -157,6 +157,20 @@ def test_an_empty_space_and_contradictions_are_refused_before_anything_runs() ->
     clamp = {"key": "rates.rate_max", "low": 0.5, "high": 4.0}
     with pytest.raises(ConfigError, match=r"rates.rate_max = 0.5.*rate_min <= 1 <= rate_max"):
         refuse_impossible(config_of(clamp), check_config)
+
+
+def test_a_grid_is_every_combination_once() -> None:
+    config = config_of(GAMMA, WEIGHTING, search="grid")
+    check_config(config)
+    assert list(combinations(arms(config)[0])) == [
+        {"rates.gamma": 0},
+        {"rates.gamma": 0.5, "objective.weighting": "paper"},
+        {"rates.gamma": 0.5, "objective.weighting": "partial"},
+        {"rates.gamma": 1.0, "objective.weighting": "paper"},
+        {"rates.gamma": 1.0, "objective.weighting": "partial"},
+    ]
+    with pytest.raises(ConfigError, match=r"values alone, and train\.learning_rate have a range"):
+        check_config(config_of(GAMMA, RATE, search="grid"))
 
 
 def test_a_space_survives_being_written_and_read(tmp_path: Path) -> None:

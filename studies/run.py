@@ -1,0 +1,186 @@
+"""Run a study to its end, or go on with it: ``python -m studies.run studies/tiny``.
+
+Everything is an artifact of some stage, so a study that is started again does only what is missing;
+what is in its ``results`` already is not done again either, wherever it was made.
+"""
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import tyro
+
+from pipeline import artifacts, drift, evaluate, prepare, reference, storage, train, tune
+from pipeline.cluster import ray_session
+from pipeline.config import RunConfig
+from pipeline.errors import PipelineError
+from pipeline.layout import TRIALS_FILE, layout, with_absolute_paths
+from pipeline.train.exports import export_folder, exported_steps
+from pipeline.train.stage import steps_of, uses_entropies
+from pipeline.tune.results import best_rows
+from studies.plan import OBJECTIVE, TUNED, Run, Study, load_study
+from studies.results import Results
+
+logger = logging.getLogger("studies")
+
+BASE = "base"
+GENERATED, REAL = "generated", "real"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the study is run."""
+
+    study: tyro.conf.Positional[Path]
+    """Folder with study.toml and methods.toml."""
+    data_dir: Path = Path("../shared/data/benchmarks")
+    """Folder with the published items of d1."""
+    minutes: float = 0.0
+    """Start nothing new after so many; 0: go on to the end."""
+
+
+class OutOfTimeError(Exception):
+    """The minutes are over; started again, the study goes on."""
+
+
+def main(settings: Settings) -> None:
+    """See the module."""
+    study = load_study(settings.study)
+    study = replace(study, base=with_absolute_paths(study.base))
+    results = Results(settings.study / "results")
+    deadline = time.monotonic() + 60 * settings.minutes if settings.minutes else math.inf
+
+    def step(what: str, work: Callable[[], None]) -> None:
+        if time.monotonic() > deadline:
+            raise OutOfTimeError
+        started = time.monotonic()
+        print(f"study: {what}", flush=True)
+        work()
+        results.add_time(what, time.monotonic() - started)
+
+    with ray_session(cpus=3.0, dashboard=True):
+        prepare_inputs(study, step)
+        study = replace(study, chosen=choose(study, results, step))
+        data_dir = str(settings.data_dir.resolve())
+        evaluate_base(study, results, data_dir, step)
+        runs = list(study.runs())
+        for number, run in enumerate(runs):
+            config = study.config_of(run)
+            if not results.has(run, config):
+                step(
+                    f"{run.name} of {run.size} traces ({number + 1} of {len(runs)})",
+                    lambda run=run, config=config: one_run(study, run, config, results, data_dir),
+                )
+        measure_drift(study, results, step)
+
+
+def prepare_inputs(study: Study, step: Callable[..., None]) -> None:
+    """The data of every size, and every kind of entropies that a method reads."""
+    for size in sorted({run.size for run in study.runs()}):
+        step(f"data of {size} traces", lambda size=size: prepare.run(study.at(size)))
+    done = set()
+    for run in study.runs():
+        config = study.config_of(run)
+        key = (run.size, config.reference.name)
+        if uses_entropies(config) and key not in done:
+            done.add(key)
+            step(f"{key[1]} of {run.size} traces", lambda config=config: reference.run(config))
+
+
+def choose(study: Study, results: Results, step: Callable[..., None]) -> dict[str, dict]:
+    """What the searches choose: a learning rate for each method, and the tuned objective."""
+    searches = {"learning-rates": study.learning_rate_search(), OBJECTIVE: study.objective_search()}
+    found: dict[str, dict] = {}
+    for name, config in searches.items():
+        rows = results.search(name, config)
+        if rows is None:
+            step(f"search {name}", lambda config=config: tune.run(config))
+            folder = layout(config).search(config.tune.name)
+            rows = pq.read_table(storage.join(folder, TRIALS_FILE)).to_pylist()
+            results.add_search(name, config, rows)
+        for arm, params in best_rows(rows).items():
+            found[TUNED if name == OBJECTIVE else arm] = params
+    return found
+
+
+def one_run(study: Study, run: Run, config: RunConfig, results: Results, data_dir: str) -> None:
+    """Train, evaluate on both sets of items, and keep what came out."""
+    follows = run.seed == 0 and run.size == study.plan.base_size
+    if follows:
+        every = math.ceil(steps_of(config)[1] / study.plan.checkpoints)
+        config = replace(config, train=replace(config.train, export_every=every))
+    train.run(config)
+    folder = layout(config).checkpoint(run.name)
+    manifest = artifacts.require(folder, "train", hint="")
+    history = storage.read_bytes(storage.join(folder, "metrics.jsonl")).decode()
+    results.add_run(run, config, manifest, history)
+    for items, evaluation in evaluate_both(config, run.name, run.name, data_dir):
+        results.add_evaluation(run, items, evaluation)
+    if follows:
+        for step in exported_steps(folder):
+            path = export_folder(folder, step)
+            name = f"{run.name}-step-{step}"
+            section = replace(
+                config.evaluate,
+                checkpoints=(path,),
+                name=name,
+                num_items=study.plan.checkpoint_items,
+                skip_items=0,
+            )
+            evaluate.run(replace(config, evaluate=section))
+            results.add_evaluation(run, f"step-{step}", layout(config).evaluation(name))
+    results.finish(run, config)
+
+
+def evaluate_both(
+    config: RunConfig, checkpoint: str, name: str, data_dir: str
+) -> list[tuple[str, str]]:
+    """Names of the sets of items, and the folders of the evaluations on them."""
+    found = []
+    for items, extra in ((GENERATED, {}), (REAL, {"data_dir": data_dir})):
+        own = f"{name}-{items}"
+        section = replace(config.evaluate, checkpoints=(checkpoint,), name=own, **extra)
+        evaluate.run(replace(config, evaluate=section))
+        found.append((items, layout(config).evaluation(own)))
+    return found
+
+
+def evaluate_base(study: Study, results: Results, data_dir: str, step: Callable[..., None]) -> None:
+    """The base model, before any training."""
+    run, config = Run(BASE, study.plan.base_size, 0), study.at(study.plan.base_size)
+    if results.has(run, config):
+        return
+
+    def work() -> None:
+        for items, folder in evaluate_both(config, BASE, BASE, data_dir):
+            results.add_evaluation(run, items, folder)
+        results.finish(run, config)
+
+    step("the base model", work)
+
+
+def measure_drift(study: Study, results: Results, step: Callable[..., None]) -> None:
+    """How far the entropies move under WeFT's first seed."""
+    run = Run("weft", study.plan.base_size, 0)
+    config = study.config_of(run)
+    if results.has_drift():
+        return
+    config = replace(config, drift=replace(config.drift, checkpoint=run.name))
+    step("drift of the entropies", lambda: drift.run(config))
+    results.add_drift(layout(config).drift(run.name))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    logging.getLogger("pipeline").setLevel(logging.INFO)
+    try:
+        main(tyro.cli(Settings, description=__doc__))
+    except OutOfTimeError:
+        print("study: the minutes are over; start it again to go on")
+    except PipelineError as error:
+        sys.exit(f"error: {error}")
