@@ -76,6 +76,11 @@ class Results:
         facts = {"settings": _settings(config), "provenance": provenance(), "trials": rows}
         _write(self.folder / f"search-{name}.json", facts)
 
+    def add_tokens(self, highest: list[tuple[str, ...]], lowest: list[tuple[str, ...]]) -> None:
+        """Text, mean entropy and count of the tokens that are the most and the least uncertain."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write(self.folder / "tokens.json", {"highest": highest, "lowest": lowest})
+
     def has_drift(self) -> bool:
         """Whether it was measured."""
         return (self.folder / "drift.json").exists()

@@ -20,6 +20,8 @@ from pipeline.cluster import ray_session
 from pipeline.config import RunConfig
 from pipeline.errors import PipelineError
 from pipeline.layout import TRIALS_FILE, layout, with_absolute_paths
+from pipeline.report.data import open_reader, read_entropies, read_run
+from pipeline.report.token_views import top_tokens
 from pipeline.train.exports import export_folder, exported_steps
 from pipeline.train.stage import steps_of, uses_entropies
 from pipeline.tune.results import best_rows
@@ -65,6 +67,7 @@ def main(settings: Settings) -> None:
 
     with ray_session(cpus=3.0, dashboard=True):
         prepare_inputs(study, step)
+        list_tokens(study, results)
         study = replace(study, chosen=choose(study, results, step))
         data_dir = str(settings.data_dir.resolve())
         evaluate_base(study, results, data_dir, step)
@@ -90,6 +93,15 @@ def prepare_inputs(study: Study, step: Callable[..., None]) -> None:
         if uses_entropies(config) and key not in done:
             done.add(key)
             step(f"{key[1]} of {run.size} traces", lambda config=config: reference.run(config))
+
+
+def list_tokens(study: Study, results: Results) -> None:
+    """The tokens that the base model is most and least certain of."""
+    config = study.at(study.plan.base_size)
+    data, reader = read_run(config), open_reader(config.model)
+    sample = read_entropies(config, data)
+    if not isinstance(sample, str):
+        results.add_tokens(top_tokens(sample, reader), top_tokens(sample, reader, highest=False))
 
 
 def choose(study: Study, results: Results, step: Callable[..., None]) -> dict[str, dict]:
