@@ -77,6 +77,6 @@ class TuneSection:
     max_concurrent: int = field(default=0, metadata=RESOURCE)
     """Trials at a time; 0: as many as the cluster holds."""
     time_budget_s: float = field(default=0.0, metadata=RESOURCE)
-    """Seconds after which an arm starts no further trial and stops those that run; 0: no limit."""
+    """Seconds after which no trial is started and those that run are stopped; 0: no limit."""
     keep_all: bool = field(default=False, metadata=RESOURCE)
     """Keep the weights of all finished trials, not of the finalists alone."""

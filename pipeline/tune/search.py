@@ -1,4 +1,4 @@
-"""The search of one arm: Ray Tune with Optuna's proposals and ASHA."""
+"""The search: Ray Tune with Optuna's proposals and ASHA, for each arm its own."""
 
 import functools
 import logging
@@ -20,6 +20,7 @@ from pipeline.errors import ConfigError
 from pipeline.progress import Progress
 from pipeline.search_space import Arm, Parameter, combinations, default_point
 from pipeline.train.held_out import NELBO
+from pipeline.tune.arms import ARM, ArmScheduler, ArmSearcher
 from pipeline.tune.records import (
     TrialRecord,
     read_record,
@@ -38,44 +39,47 @@ _MAX_PERCENT = 99.9
 """Above the last rung that decides: a trial that has done all of its steps is never stopped."""
 
 
-def run_arm(
-    search: Search, num_at_once: int, *, trial: Callable[..., None] = run_trial
+def run_arms(
+    searches: Sequence[Search], num_at_once: int, *, trial: Callable[..., None] = run_trial
 ) -> list[TrialRecord]:
-    """Search ``search.arm`` with ``num_at_once`` trials at a time; its records, the old ones first.
+    """Run all arms, ``num_at_once`` trials at a time; their records, arm by arm and by number.
 
-    Needs a Ray that is started. ``trial`` is called with the parameters and ``search``.
+    Needs a Ray that is started. ``trial`` is called with the parameters and the search of its arm.
     """
-    tune, arm = search.config.tune, search.arm
-    before = [r for r in read_records(search.folder) if r.arm == arm.name]
-    known = [record.params for record in before]
-    points = known + [point for point in _first_points(search) if point not in known]
-    num_trials = max(len(points), 1 if tune.search == "grid" else tune.num_trials)
-    if not arm.parameters:
-        num_trials = 1
+    config, folder = searches[0].config, searches[0].folder
+    before = read_records(folder)
+    plans = {s.arm.name: _plan(s, [r for r in before if r.arm == s.arm.name]) for s in searches}
+    num_trials = sum(num for _, num in plans.values())
     if len(before) >= num_trials and all(record.is_over for record in before):
-        return before
-    state = storage.join(search.folder, _RAY)
+        return _in_order(before, searches)
+    state = storage.join(folder, _RAY)
     storage.remove(state)
-    with Progress(f"tune {arm.name}", "trials", num_trials) as progress:
-        recorder = Recorder(search, before, progress)
+    proposals = {
+        s.arm.name: (_proposals(config.tune, s.arm, plans[s.arm.name][0]), plans[s.arm.name][1])
+        for s in searches
+    }
+    by_name = {search.arm.name: search for search in searches}
+    with Progress("tune", "trials", num_trials) as progress:
+        recorder = Recorder(folder, before, progress)
         tuner = ray.tune.Tuner(
             ray.tune.with_resources(
-                functools.partial(_run_or_replay, search=search, trial=trial), {"CPU": TRIAL_CPUS}
+                functools.partial(_run_or_replay, searches=by_name, trial=trial),
+                {"CPU": TRIAL_CPUS},
             ),
             tune_config=ray.tune.TuneConfig(
-                search_alg=_proposals(tune, arm, points),
-                scheduler=_scheduler(tune),
+                search_alg=ArmSearcher(proposals, metric=NELBO, mode="min"),
+                scheduler=ArmScheduler({name: _scheduler(config.tune) for name in by_name}),
                 metric=NELBO,
                 mode="min",
                 num_samples=num_trials,
                 max_concurrent_trials=num_at_once,
-                time_budget_s=tune.time_budget_s or None,
-                trial_name_creator=lambda trial: trial_name(arm.name, trial.config),
+                time_budget_s=config.tune.time_budget_s or None,
+                trial_name_creator=lambda trial: trial_name(*_arm_and_params(trial.config)),
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             # Not reuse_actors: a trial that is stopped ends with its process, and its training too.
             run_config=ray.tune.RunConfig(
-                name=arm.name,
+                name=config.tune.name,
                 storage_path=state,
                 callbacks=[recorder],
                 failure_config=ray.tune.FailureConfig(max_failures=0),
@@ -84,12 +88,35 @@ def run_arm(
         )
         tuner.fit()
     storage.remove(state)
-    return recorder.records()
+    return _in_order(list(recorder.by_name.values()), searches)
 
 
-def _run_or_replay(params: dict[str, Any], *, search: Search, trial: Callable[..., None]) -> None:
+def _plan(search: Search, before: Sequence[TrialRecord]) -> tuple[list[dict[str, Any]], int]:
+    """What an arm proposes first, and its number of trials: what it proposed before comes again."""
+    tune, known = search.config.tune, [record.params for record in before]
+    points = known + [point for point in _first_points(search) if point not in known]
+    if not search.arm.parameters:
+        return points, 1
+    return points, max(len(points), 1 if tune.search == "grid" else tune.num_trials)
+
+
+def _in_order(records: Sequence[TrialRecord], searches: Sequence[Search]) -> list[TrialRecord]:
+    places = {search.arm.name: place for place, search in enumerate(searches)}
+    return sorted(records, key=lambda record: (places[record.arm], record.number))
+
+
+def _arm_and_params(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The arm and the parameters out of what Ray Tune calls the configuration of a trial."""
+    return config[ARM], {key: value for key, value in config.items() if key != ARM}
+
+
+def _run_or_replay(
+    config: dict[str, Any], *, searches: Mapping[str, Search], trial: Callable[..., None]
+) -> None:
     """What Ray Tune calls: ``trial``, unless its record says that it is over."""
-    record = read_record(search.folder, trial_name(search.arm.name, params))
+    arm, params = _arm_and_params(config)
+    search = searches[arm]
+    record = read_record(search.folder, trial_name(arm, params))
     if record is None or not record.is_over:
         trial(params, search=search)
         return
@@ -126,8 +153,6 @@ def _first_points(search: Search) -> list[dict[str, Any]]:
 
 
 def _proposals(tune: TuneSection, arm: Arm, points: list[dict[str, Any]]) -> Any:
-    if not arm.parameters:
-        return None
     seed = tune.seed + len(points)  # what is proposed again needs no draws; those after it do
     sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=seed)
     if tune.search == "tpe":
@@ -175,28 +200,25 @@ def _scheduler(tune: TuneSection) -> TrialScheduler:
 class Recorder(ray.tune.Callback):  # type: ignore[misc]
     """Writes the record of each trial as things happen to it."""
 
-    def __init__(self, search: Search, before: Sequence[TrialRecord], progress: Progress) -> None:
+    def __init__(self, folder: str, before: Sequence[TrialRecord], progress: Progress) -> None:
         """``before`` are the records of an earlier run, which stay as they are once over."""
-        self.search, self.progress = search, progress
+        self.folder, self.progress = folder, progress
         self.by_name = {record.trial: record for record in before}
         self.replayed = {record.trial for record in before if record.is_over}
 
-    def records(self) -> list[TrialRecord]:
-        """All of them, by number."""
-        return sorted(self.by_name.values(), key=lambda record: record.number)
-
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial was scheduled."""
-        arm, params = self.search.arm.name, dict(trial.config)
+        arm, params = _arm_and_params(trial.config)
         name = trial_name(arm, params)
         if name not in self.by_name:
-            self.by_name[name] = TrialRecord(arm, len(self.by_name), params, begun=time.time())
+            number = sum(record.arm == arm for record in self.by_name.values())
+            self.by_name[name] = TrialRecord(arm, number, params, begun=time.time())
         elif name not in self.replayed:
             self.by_name[name].begun = time.time()
         if name not in self.replayed:
             shown = " ".join(f"{key}={value}" for key, value in params.items())
             logger.info("trial=%s scheduled %s", name, shown)
-            write_record(self.search.folder, self.by_name[name])
+            write_record(self.folder, self.by_name[name])
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -208,7 +230,7 @@ class Recorder(ray.tune.Callback):  # type: ignore[misc]
             record.add({name: float(result[name]) for name in names})
             if "training_began" in result:
                 record.seconds_to_start = result["training_began"] - record.begun
-            write_record(self.search.folder, record)
+            write_record(self.folder, record)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has ended, by itself or because the scheduler stopped it."""
@@ -237,12 +259,13 @@ class Recorder(ray.tune.Callback):  # type: ignore[misc]
 
     def _open(self, trial: Any) -> TrialRecord | None:
         """The record of ``trial``; None of one that only replays."""
-        name = trial_name(self.search.arm.name, dict(trial.config))
+        name = trial_name(*_arm_and_params(trial.config))
         return None if name in self.replayed else self.by_name[name]
 
     def _ended(self, record: TrialRecord) -> None:
-        write_record(self.search.folder, record)
-        measured = [r.nelbo for r in self.by_name.values() if r.nelbo is not None]
+        write_record(self.folder, record)
+        own = [r for r in self.by_name.values() if r.arm == record.arm]
+        measured = [r.nelbo for r in own if r.nelbo is not None]
         best = f"{min(measured):.4f}" if measured else "-"
         self.progress.note = f"best={best}"
         self.progress.add(1)
@@ -259,8 +282,10 @@ def _reason(trial: Any) -> str:
     return " ".join(text.rpartition("RuntimeError: ")[2].split())
 
 
-def require_measures(config: RunConfig, records: Sequence[TrialRecord], seconds: float) -> None:
-    """Raise ConfigError where no trial reported anything, or none ended within the budget."""
+def require_measures(
+    config: RunConfig, arm: str, records: Sequence[TrialRecord], seconds: float
+) -> None:
+    """Raise ConfigError where no trial of ``arm`` reported, or none ended within the budget."""
     if any(record.status == "finished" for record in records):
         return
     reasons = [r.reason for r in records if r.status == "failed"]
@@ -269,10 +294,10 @@ def require_measures(config: RunConfig, records: Sequence[TrialRecord], seconds:
         shares = [r.reports[-1][PERCENT] for r in records if r.reports]
         furthest = f"the furthest did {max(shares):.0f} %" if shares else "none was measured"
         raise ConfigError(
-            f"tune.time_budget_s: {budget:g} s were too few for one trial ({furthest} of its "
-            f"steps in {seconds:.0f} s); raise it, or train less in each"
+            f"tune.time_budget_s: {budget:g} s were too few for one trial of arm {arm} ({furthest} "
+            f"of its steps in {seconds:.0f} s); raise it, or train less in each"
         )
     raise ConfigError(
-        f"tune: no trial reported {NELBO}; of {len(records)} trials {len(reasons)} failed, the "
-        f"first with: {reasons[0] if reasons else '-'}"
+        f"tune: no trial of arm {arm} reported {NELBO}; of {len(records)} trials {len(reasons)} "
+        f"failed, the first with: {reasons[0] if reasons else '-'}"
     )

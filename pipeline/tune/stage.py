@@ -178,18 +178,17 @@ def _num_at_once(config: RunConfig) -> int:
 
 
 def _search(config: RunConfig, folder: str) -> list[TrialRecord]:
-    """The trials of all arms, one arm after the other."""
-    from pipeline.tune.search import require_measures, run_arm
+    """The trials of all arms."""
+    from pipeline.tune.search import require_measures, run_arms
 
     _prepare_entropies(config)
     num_at_once = _num_at_once(config)
-    records = []
+    logger.info("trials_at_once=%d", num_at_once)
+    started = time.monotonic()
+    records = run_arms([Search(config, arm, folder) for arm in arms(config)], num_at_once)
     for arm in arms(config):
-        started = time.monotonic()
-        logger.info("arm=%s trials_at_once=%d", arm.name, num_at_once)
-        found = run_arm(Search(config, arm, folder), num_at_once)
-        require_measures(config, found, time.monotonic() - started)
-        records += found
+        own = [record for record in records if record.arm == arm.name]
+        require_measures(config, arm.name, own, time.monotonic() - started)
     return records
 
 

@@ -21,7 +21,7 @@ from pipeline.train.held_out import NELBO
 from pipeline.tune import stage
 from pipeline.tune.records import TrialRecord, read_records, trial_name, write_record
 from pipeline.tune.results import best_config, best_of, finalists, write_results
-from pipeline.tune.search import concurrent_trials, require_measures, run_arm
+from pipeline.tune.search import concurrent_trials, require_measures, run_arms
 from pipeline.tune.trial import PERCENT, Search, entropies_name
 
 GAMMA = {"key": "rates.gamma", "values": [0.25, 0.5, 1.0]}
@@ -55,16 +55,17 @@ def quadratic(params: dict[str, Any], *, search: Search) -> None:
         calls.write(json.dumps(params) + "\n")
     if params.get("rates.gamma") == 1.0:
         raise RuntimeError("gamma 1 is\nnever right")
-    end = math.log10(params["train.learning_rate"] / 1e-3) ** 2
+    rate = params.get("train.learning_rate", 1e-3)
+    end = math.log10(rate / 1e-3) ** 2
     for step in range(1, 9):
         value = {"step": float(step), PERCENT: 12.5 * step, NELBO: end + 1 / step, "seconds": step}
         ray.tune.report(value)
 
 
 def run_quadratic(config: RunConfig) -> list[TrialRecord]:
-    search = Search(config, arms(config)[0], f"{config.run.output_dir}/tune/search")
-    Path(search.folder).mkdir(parents=True, exist_ok=True)
-    return run_arm(search, 2, trial=quadratic)
+    folder = f"{config.run.output_dir}/tune/search"
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return run_arms([Search(config, arm, folder) for arm in arms(config)], 2, trial=quadratic)
 
 
 def num_calls(config: RunConfig) -> int:
@@ -100,15 +101,23 @@ def test_a_search_proposes_stops_and_records(local_ray: None, tmp_path: Path) ->
 def test_a_search_that_was_interrupted_goes_on_with_what_it_knew(
     local_ray: None, tmp_path: Path
 ) -> None:
-    config = config_of(tmp_path, RATE, num_trials=3, scheduler="none")
+    arms_of = [{"name": "free"}, {"name": "fixed", "set": ["train.learning_rate = 0.001"]}]
+    config = config_of(tmp_path, RATE, num_trials=3, scheduler="none", arms=arms_of)
     before = run_quadratic(config)
+    # What an arm fixes it does not search: a single trial.
+    assert [(record.arm, record.number) for record in before] == [
+        *(("free", number) for number in range(3)),
+        ("fixed", 0),
+    ]
+    assert before[3].params == {}
     # As a kill would leave it: one trial is in the middle, and more are wanted.
     before[1].status, before[1].reports = "running", before[1].reports[:2]
     write_record(f"{tmp_path}/tune/search", before[1])
     more = dataclasses.replace(config, tune=dataclasses.replace(config.tune, num_trials=5))
     records = run_quadratic(more)
-    assert [record.params for record in records[:3]] == [record.params for record in before]
-    assert len({record.trial for record in records}) == 5
+    assert [record.params for record in records[:3]] == [record.params for record in before[:3]]
+    assert [record.arm for record in records] == ["free"] * 5 + ["fixed"]
+    assert len({record.trial for record in records}) == 6
     assert all(record.status == "finished" for record in records)
     assert all(len(record.reports) == 8 for record in records)
     # What was over before is as it was, to the time.
@@ -232,7 +241,11 @@ def test_a_report_of_a_step_before_is_dropped() -> None:
 @pytest.mark.parametrize(
     ("budget", "records", "match"),
     [
-        (30.0, [record_of("a", 0, 0.5, "stopped")], r"30 s were too few for one trial \(the fur"),
+        (
+            30.0,
+            [record_of("a", 0, 0.5, "stopped")],
+            r"30 s were too few for one trial of arm a \(the f",
+        ),
         (30.0, [record_of("a", 0, None, "stopped")], "none was measured"),
         (
             0.0,
@@ -246,8 +259,8 @@ def test_a_search_without_one_finished_trial_says_why(
 ) -> None:
     config = config_of(tmp_path, RATE, time_budget_s=budget)
     with pytest.raises(ConfigError, match=match):
-        require_measures(config, records, 31.0)
-    require_measures(config, [*records, RECORDS[0]], 31.0)
+        require_measures(config, "a", records, 31.0)
+    require_measures(config, "a", [*records, RECORDS[0]], 31.0)
 
 
 def test_a_search_goes_on_only_with_the_settings_that_it_was_begun_with(tmp_path: Path) -> None:
