@@ -17,6 +17,16 @@ from weft.suggest import did_you_mean
 
 SECTIONS = ("rates", "noise", "objective", "train", "lora")
 _ALSO = ("reference.estimator",)
+_ONLY_WITH: dict[str, tuple[str, Any]] = {
+    "objective.alpha": ("objective.weighting", "partial"),
+    "objective.cart_p": ("objective.name", "cart"),
+    "rates.refresh_unit": ("rates.entropies", "refreshed"),
+    "rates.refresh_every": ("rates.entropies", "refreshed"),
+    "rates.refresh_lag": ("rates.entropies", "refreshed"),
+    "train.muon_learning_rate": ("train.optimizer", "muon"),
+    **{f"lora.{name}": ("lora.enabled", True) for name in ("rank", "alpha", "dropout")},
+}
+"""Keys that change nothing but where another key has this value."""
 _WANTED_KEY = "a key that decides what is trained"
 _MOST_COMBINATIONS = 2000
 
@@ -141,6 +151,7 @@ def problems(config: RunConfig) -> Iterator[str]:
     """What is wrong with the dimensions and the arms of ``config``, each by itself."""
     yield from _parameter_problems(config)
     yield from _arm_problems(config)
+    yield from _without_effect(config)
     ranges = [section.key for section in config.tune.space if not section.values]
     if config.tune.search == "grid" and ranges:
         yield f"tune.search: a grid has values alone, and {', '.join(ranges)} have a range"
@@ -212,6 +223,22 @@ def _keys() -> dict[str, Any]:
             if (section in SECTIONS or key in _ALSO) and not field.metadata.get("resource"):
                 found[key] = field.type
     return found
+
+
+def _without_effect(config: RunConfig) -> Iterator[str]:
+    """Dimensions along which all trials are the same."""
+    searched = {section.key: section.values for section in config.tune.space}
+    lines = [line for arm in config.tune.arms for line in arm.set]
+    for number, section in enumerate(config.tune.space):
+        if section.key == "train.held_out":
+            yield f"tune.space[{number}].key: what is held out is tune.held_out, for all trials"
+        other, value = _ONLY_WITH.get(section.key, ("", None))
+        fixed = [line for line in lines if line.replace(" ", "").startswith(f"{other}=")]
+        if other and not fixed and value not in (*searched.get(other, ()), read(config, other)):
+            yield (
+                f"tune.space[{number}].key: {section.key} changes nothing but with {other} = "
+                f"{value!r}, which no trial has"
+            )
 
 
 def _nearest(key: str) -> str:

@@ -134,8 +134,10 @@ def one_run(study: Study, run: Run, config: RunConfig, results: Results, data_di
     for items, evaluation in evaluate_both(config, run.name, run.name, data_dir):
         results.add_evaluation(run, items, evaluation)
     if follows:
-        for step in exported_steps(folder):
-            path = export_folder(folder, step)
+        every, last = config.train.export_every, manifest.facts["steps"]
+        kept = [step for step in exported_steps(folder) if step % every == 0]
+        for step in (*kept, last):
+            path = folder if step == last else export_folder(folder, step)
             name = f"{run.name}-step-{step}"
             section = replace(
                 config.evaluate,

@@ -21,6 +21,9 @@ from scipy import stats
 from pipeline.statistics import crossed_interval, holm, smallest_difference
 from pipeline.tables import DRIFT_COLUMNS, drift_rows
 from pipeline.train.estimate import forward_flops, model_size
+from pipeline.train.plan import num_steps_of_epoch
+from pipeline.train.refresh import refresh_steps
+from pipeline.train.stage import uses_entropies
 from studies.plan import Run, Study, load_study
 
 BASELINE = "sft"
@@ -104,20 +107,58 @@ def compare(ours: Sequence[Found], theirs: Sequence[Found]) -> list[Comparison]:
         values = differences(ours, theirs, items, task)
         by_seed = values.mean(axis=1)
         interval = crossed_interval(values)
-        varies = len(by_seed) > 1 and np.ptp(by_seed) > 0
         found.append(
             Comparison(
                 mean=float(np.mean([f.accuracy(items)[task] for f in ours])),
                 difference=float(values.mean()),
                 low=interval.low,
                 high=interval.high,
-                p_value=float(stats.ttest_1samp(by_seed, 0.0).pvalue) if varies else 1.0,
+                p_value=_p_value(by_seed),
                 smallest=smallest_difference(by_seed),
                 num_seeds=len(by_seed),
             )
         )
     corrected = holm([c.p_value for c in found])
     return [replace(c, p_value=p) for c, p in zip(found, corrected, strict=True)]
+
+
+def _p_value(by_seed: np.ndarray) -> float:
+    """Two-sided paired t-test; of one seed, and of no difference at all, nothing follows."""
+    if len(by_seed) < 2 or not by_seed.any():
+        return 1.0
+    if np.ptp(by_seed) == 0:
+        return 0.0  # the same difference each time
+    return float(stats.ttest_1samp(by_seed, 0.0).pvalue)
+
+
+PAIRS = (
+    ("weft-online", "weft"),
+    ("weft-refreshed-1", "weft"),
+    ("weft-refreshed-2", "weft"),
+    ("weft-refreshed-1", "weft-online"),
+    ("weft-elbo", "weft"),
+    ("weft-partial", "weft"),
+    ("weft-nll", "weft"),
+    ("token-weights", "weft"),
+    ("tuned", "weft"),
+)
+"""Further comparisons that the questions of the study ask for."""
+
+
+def pair_table(found: dict[tuple[str, int], list[Found]], size: int) -> str:
+    """The differences of ``PAIRS``, over the seeds that both have."""
+    rows = []
+    for method, other in PAIRS:
+        if (method, size) in found and (other, size) in found:
+            compared = compare(found[method, size], found[other, size])
+            cells = [
+                f"{100 * c.difference:+.1f} ({100 * c.low:+.1f} to {100 * c.high:+.1f}), "
+                f"p {c.p_value:.2f}"
+                for c in compared
+            ]
+            rows.append((f"{method} less {other}", str(compared[0].num_seeds), *cells))
+    columns = ("methods", "seeds", *(f"{task}, {items}" for items, task in SETS))
+    return markdown(columns, rows) if rows else ""
 
 
 def accuracy_table(found: dict[tuple[str, int], list[Found]], size: int) -> str:
@@ -177,13 +218,12 @@ def flops(study: Study, found: Found, *, until: float = math.inf) -> float:
     tokens, extra = (sum(row[name] for row in lines) for name in ("tokens", "extra_tokens"))
     num_examples = found.training["facts"]["num_examples"]
     per_epoch = found.total("tokens") / max(1, round(found.history[-1]["epoch"]) + 1)
-    rates = found.training["config"]["rates"]
-    passes = 0.0
-    if "estimator" in rates and rates["entropies"] != "online":
-        passes = 1.0
-        if rates["entropies"] == "refreshed":
-            epochs = int(found.history[-1]["epoch"])
-            passes += epochs // rates["refresh_every"]
+    config = study.config_of(found.run)
+    passes = 0
+    if uses_entropies(config):
+        facts = found.training["facts"]
+        per = num_steps_of_epoch(facts["num_examples"], config.train.batch_size)
+        passes = 1 + sum(step <= until for step in refresh_steps(config, per, facts["steps"]))
     all_tokens = 3.0 * tokens + extra + passes * per_epoch
     return forward_flops(size, num_tokens=all_tokens, length=per_epoch / num_examples)
 
@@ -240,9 +280,7 @@ def search_table(folder: Path, name: str) -> str:
     rows = [
         (
             trial["arm"],
-            ", ".join(
-                f"{k.partition('.')[2]} {_short(v)}" for k, v in json.loads(trial["params"]).items()
-            ),
+            _parameters(trial["params"]),
             trial["status"],
             "-" if trial["nelbo"] is None else f"{trial['nelbo']:.4f}",
             "-" if trial["accuracy"] is None else f"{100 * trial['accuracy']:.1f}",
@@ -300,6 +338,7 @@ def main(study_folder: tyro.conf.Positional[Path]) -> None:
         sys.exit(f"{folder}: wanted at least one training of {BASELINE}; python -m studies.run")
     parts = {
         f"Accuracy, {size} traces": accuracy_table(found, size),
+        "Further pairs": pair_table(found, size),
         "Smallest difference to show": power_table(found, size),
         "Cost": cost_table(study, found, size),
         "On the way": convergence_table(study, found, size),

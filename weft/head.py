@@ -49,7 +49,8 @@ def weighted_cross_entropy(
     """
     require_chunk_size(chunk_size)
     loss_sum, nll = _WeightedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, head.weight, head.bias, targets, weights.float(), chunk_size, by_probability
+        *(hidden, head.weight, head.bias, targets, weights.float(), chunk_size, by_probability),
+        torch.is_grad_enabled(),  # within a function of autograd's own it never is
     )
     return loss_sum, nll
 
@@ -68,8 +69,10 @@ def require_chunk_size(chunk_size: int) -> None:
 class _Gradients:
     """Gradients of the sum, filled chunk by chunk; None where nobody asks."""
 
-    def __init__(self, ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+    def __init__(
+        self, wanted: tuple[bool, ...], hidden: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> None:
+        wants_hidden, wants_weight, wants_bias = wanted
         self.hidden = torch.zeros_like(hidden) if wants_hidden else None
         self.weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         self.bias: Tensor | None = None
@@ -106,8 +109,10 @@ class _WeightedCrossEntropy(torch.autograd.Function):
         weights: Tensor,
         chunk_size: int,
         by_probability: bool,
+        wants_gradients: bool,
     ) -> tuple[Tensor, Tensor]:
-        gradients = _Gradients(ctx, hidden, weight, bias)
+        wanted = tuple(wants_gradients and needed for needed in ctx.needs_input_grad[:3])
+        gradients = _Gradients(wanted, hidden, weight, bias)
         dtype = working_dtype(hidden)
         head = Head(weight.to(dtype), None if bias is None else bias.to(dtype))
         nll = torch.zeros(len(targets), dtype=torch.float32, device=hidden.device)
@@ -140,7 +145,7 @@ class _WeightedCrossEntropy(torch.autograd.Function):
             _scaled(gradients.hidden, grad, None),
             _scaled(gradients.weight, grad, weight_dtype),
             _scaled(gradients.bias, grad, bias_dtype),
-            *(None, None, None, None),
+            *(None, None, None, None, None),
         )
 
 

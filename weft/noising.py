@@ -120,15 +120,17 @@ def _by_learnability(
     _, is_candidate = _corrupt(denoiser, batch, levels.expand_as(batch.uniforms))
     asks = (is_hard(batch.noise_level) | is_easy(batch.noise_level)).squeeze(1)
     nll = torch.zeros_like(batch.uniforms)
-    if bool(asks.any()):
-        nll[asks] = surprisals(
-            denoiser,
-            batch.input_ids[asks],
-            batch.attention_mask[asks] if batch.is_padded else None,
-            is_candidate[asks],
-            chunk_size=passes.chunk_rows,
-            packed=passes.packed,
-        )
+    # With weights spread over ranks a pass is a common effort: a rank of which no row asks makes
+    # one all the same, of a row whose surprisals then decide nothing.
+    rows = asks if bool(asks.any()) else torch.arange(len(asks), device=asks.device) == 0
+    nll[rows] = surprisals(
+        denoiser,
+        batch.input_ids[rows],
+        batch.attention_mask[rows] if batch.is_padded else None,
+        is_candidate[rows],
+        chunk_size=passes.chunk_rows,
+        packed=passes.packed,
+    )
     is_masked = choose(is_masked, is_candidate, nll, batch.noise_level)
     noisy_ids = torch.where(is_masked, denoiser.mask_token_id, batch.input_ids)
     return noisy_ids, is_masked, batch.attention_mask[asks].sum()

@@ -112,16 +112,13 @@ def pareto(name: str, trials: Sequence[TrialCurve]) -> Markup:
         left, right = drawing.figure.subplots(1, 2)
         colours = _colours(trials)
         for arm, colour in colours.items():
-            own = [t for t in finished if t.arm == arm]
-            left.plot(
-                [t.seconds for t in own], [t.nelbos[-1] for t in own], "o", color=colour, label=arm
-            )
-            own = [t for t in judged if t.arm == arm]
-            right.plot(
-                [t.seconds for t in own], [100 * (t.accuracy or 0) for t in own], "o", color=colour
-            )
+            by_nelbo = [(t.seconds, t.nelbos[-1]) for t in finished if t.arm == arm]
+            by_accuracy = [(t.seconds, _percent(t)) for t in judged if t.arm == arm]
+            for axes, points in ((left, by_nelbo), (right, by_accuracy)):
+                x, y = zip(*points, strict=True) if points else ((), ())
+                axes.plot(x, y, "o", color=colour, label=arm)
         _front(left, [(t.seconds, t.nelbos[-1]) for t in finished])
-        _front(right, [(t.seconds, -100 * (t.accuracy or 0)) for t in judged], sign=-1)
+        _front(right, [(t.seconds, -_percent(t)) for t in judged], sign=-1)
         left.set_title("held-out NELBO (nats a token)", loc="left")
         right.set_title("mean accuracy of the finalists (%)", loc="left")
         for axes in (left, right):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline import storage
 from pipeline.artifacts import Manifest
@@ -44,7 +45,10 @@ class TrainingData:
     def dataset_beta_ref(self, gamma: float) -> float:
         """Mean of ``entropy ** gamma`` over all response tokens, the scope ``dataset``."""
         total, count = 0.0, 0
-        for chunk in self.table.data.column("entropy").chunks:
+        column = self.table.data.column("entropy")
+        if self.rows is not None and len(self.rows) < len(column):
+            column = column.take(pa.array(self.rows))  # neither the held-out ones nor null
+        for chunk in column.chunks:
             values = chunk.flatten().to_numpy().astype(np.float64)
             total += float(np.sum(values**gamma))
             count += len(values)

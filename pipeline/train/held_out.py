@@ -111,7 +111,7 @@ class HeldOut:
             dict(enumerate(longest)),
             world_size=self.world.size,
             budget=train.micro_batch_tokens,
-            is_packed=train.packing,
+            is_packed=train.packing and data.eos_policy != "pad_to_batch",
         )
         return shares[self.world.rank]
 

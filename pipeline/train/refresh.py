@@ -8,6 +8,7 @@ reference job takes.
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import shutil
 import threading
@@ -45,8 +46,13 @@ def steps_seen(rates: RatesSection, step: int, steps_per_epoch: int) -> int:
 
 def refresh_steps(config: RunConfig, steps_per_epoch: int, num_steps: int) -> list[int]:
     """The steps after which the weights are kept for a refresh that a run of ``num_steps`` uses."""
-    rates = config.rates
-    return sorted({steps_seen(rates, step, steps_per_epoch) for step in range(num_steps)} - {0})
+    return list(_all_seen(config.rates, steps_per_epoch, num_steps))
+
+
+@functools.lru_cache(maxsize=8)
+def _all_seen(rates: RatesSection, steps_per_epoch: int, num_steps: int) -> tuple[int, ...]:
+    seen = {steps_seen(rates, step, steps_per_epoch) for step in range(num_steps)}
+    return tuple(sorted(seen - {0}))
 
 
 def refresh_folder(checkpoint: str, step: int) -> str:

@@ -16,7 +16,7 @@ from pipeline.models import check_context, check_trainable, start_fingerprint
 from pipeline.prepare import require_prepared
 from pipeline.reference.stage import resources as reference_resources
 from pipeline.tokenizers import check_tokenizer, tokenizer_fingerprints
-from pipeline.train.claim import claimed, require_free
+from pipeline.train.claim import CLAIM, claimed, require_free
 from pipeline.train.plan import check_world_size, num_steps_of_epoch, total_steps
 from pipeline.train.refresh import refresh_steps, refreshing
 from weft.method_config import RATED
@@ -60,10 +60,10 @@ def fit(
     storage.write_json(storage.join(folder, artifacts.RECIPE), wanted.recipe)
     with claimed(folder):
         facts = _fit(config, folder, wanted, callbacks)
-    facts["seconds"] = round(time.monotonic() - started, 1)
-    names = [name for name in storage.list_files(folder) if "." in name]
-    files = {name: artifacts.file_entry(storage.join(folder, name)) for name in names}
-    artifacts.commit(folder, dataclasses.replace(wanted, files=files, facts=facts))
+        facts["seconds"] = round(time.monotonic() - started, 1)
+        names = [n for n in storage.list_files(folder) if "." in n and n != CLAIM]
+        files = {name: artifacts.file_entry(storage.join(folder, name)) for name in names}
+        artifacts.commit(folder, dataclasses.replace(wanted, files=files, facts=facts))
     return facts
 
 

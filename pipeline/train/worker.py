@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import tempfile
 import time
@@ -185,7 +186,9 @@ class RayReporter:
         """Log the values, and show them in TensorBoard."""
         logger.info(
             "step=%d/%d loss=%.4f nll=%.4f tokens_per_second=%.0f",
-            *(step, self.num_steps, values["loss"], values["nll"], values["tokens_per_second"]),
+            *(step, self.num_steps),
+            # Not there where all steps since the last line were skipped.
+            *(values.get(name, math.nan) for name in ("loss", "nll", "tokens_per_second")),
         )
         for name, value in values.items():
             self.board.add_scalar(f"train/{name}", value, step)

@@ -31,7 +31,11 @@ class TrialRecord:
     begun: float = 0.0
     """When it was scheduled, seconds since 1970."""
     seconds_to_start: float | None = None
-    """From then to its first optimizer step; known once it has finished."""
+    """From then to its first optimizer step; known once it has finished, but for resumed ones."""
+    seconds_before: float = 0.0
+    """How long earlier tries trained that were interrupted."""
+    num_proposed: int = 1
+    """How often its parameters were proposed: each time is one trial of the budget."""
 
     @property
     def trial(self) -> str:
@@ -56,7 +60,8 @@ class TrialRecord:
     def add(self, report: dict[str, float]) -> None:
         """Take a measure; one of the same step or before, of a trial that went back, is dropped."""
         if not self.reports or report["step"] > self.reports[-1]["step"]:
-            self.reports.append(report)
+            seconds = report["seconds"] + self.seconds_before
+            self.reports.append(report | {"seconds": seconds})
 
 
 def trial_name(arm: str, params: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """From the workers of a trial's training to Ray Tune."""
 
+import math
 import time
 from typing import Any
 
@@ -24,6 +25,8 @@ class MeasuresToTune(TuneReportCallback):  # type: ignore[misc]
         values = metrics[0]
         if NELBO not in values or values["step"] >= self.num_steps:
             return  # the last one is reported once the weights are written
+        if not math.isfinite(values[NELBO]):
+            return  # what it ends with will say so
         measure = {
             "step": values["step"],
             PERCENT: 100.0 * values["step"] / self.num_steps,

@@ -2,7 +2,7 @@
 
 import functools
 import logging
-import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -50,7 +50,7 @@ def run_arms(
     before = read_records(folder)
     plans = {s.arm.name: _plan(s, [r for r in before if r.arm == s.arm.name]) for s in searches}
     num_trials = sum(num for _, num in plans.values())
-    if len(before) >= num_trials and all(record.is_over for record in before):
+    if num_trials == len(before) and all(record.is_over for record in before):
         return _in_order(before, searches)
     state = storage.join(folder, _RAY)
     storage.remove(state)
@@ -86,18 +86,28 @@ def run_arms(
                 verbose=0,
             ),
         )
+        # Ray would take Ctrl-C for a wish to end early, and the search for finished.
+        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
         tuner.fit()
+        recorder.end()
     storage.remove(state)
     return _in_order(list(recorder.by_name.values()), searches)
 
 
 def _plan(search: Search, before: Sequence[TrialRecord]) -> tuple[list[dict[str, Any]], int]:
-    """What an arm proposes first, and its number of trials: what it proposed before comes again."""
+    """What an arm proposes first, and its number of trials in this run.
+
+    What it proposed before comes again, once each; of those that are new there are as many as its
+    budget has left.
+    """
     tune, known = search.config.tune, [record.params for record in before]
     points = known + [point for point in _first_points(search) if point not in known]
     if not search.arm.parameters:
         return points, 1
-    return points, max(len(points), 1 if tune.search == "grid" else tune.num_trials)
+    if tune.search == "grid":
+        return points, len(points)
+    num_left = tune.num_trials - sum(record.num_proposed for record in before)
+    return points, len(known) + max(0, num_left)
 
 
 def _in_order(records: Sequence[TrialRecord], searches: Sequence[Search]) -> list[TrialRecord]:
@@ -127,21 +137,30 @@ def _run_or_replay(
 
 
 def concurrent_trials(
-    nodes: Sequence[Mapping[str, float]], *, workers: int, cpus: float, gpus: float, beside: float
+    nodes: Sequence[Mapping[str, float]], parts: Sequence[Mapping[str, float]]
 ) -> int:
     """How many trials the ``nodes`` (their resources) hold at once without waiting for each other.
 
-    A trial is a process of ``TRIAL_CPUS``, ``workers`` of ``cpus`` and ``gpus`` each, and
-    ``beside`` CPUs of a reference job; a worker lies on one node. 0: not one.
+    A trial is a process of ``TRIAL_CPUS`` and its ``parts``: workers and, with refreshed entropies,
+    reference actors, each of which lies on one node. They are placed as they come, the largest
+    first. 0: not one trial fits.
     """
-    slots = 0
-    for node in nodes:
-        limits = [node.get("CPU", 0.0) / cpus if cpus else math.inf]
-        limits += [node.get("GPU", 0.0) / gpus] if gpus else []
-        slots += math.floor(min(limits) + 1e-9)
-    all_cpus = sum(node.get("CPU", 0.0) for node in nodes)
-    of_cpus = all_cpus / (TRIAL_CPUS + workers * cpus + beside)
-    return min(slots // workers, math.floor(of_cpus + 1e-9))
+    free = [dict(node) for node in nodes]
+    ordered = sorted(parts, key=lambda part: (-part.get("GPU", 0.0), -part.get("CPU", 0.0)))
+    count = 0
+    while all(_place(free, part) for part in [*ordered, {"CPU": TRIAL_CPUS}]):
+        count += 1
+    return count
+
+
+def _place(free: Sequence[dict[str, float]], part: Mapping[str, float]) -> bool:
+    """Take ``part`` from the first node that has it."""
+    for node in free:
+        if all(node.get(name, 0.0) >= amount - 1e-9 for name, amount in part.items()):
+            for name, amount in part.items():
+                node[name] = node.get(name, 0.0) - amount
+            return True
+    return False
 
 
 def _first_points(search: Search) -> list[dict[str, Any]]:
@@ -186,7 +205,7 @@ def _ask(trial: optuna.Trial, parameter: Parameter) -> Any:
 
 
 def _scheduler(tune: TuneSection) -> TrialScheduler:
-    if tune.scheduler == "none":
+    if tune.scheduler == "none" or tune.grace == 1:
         return FIFOScheduler()
     return AsyncHyperBandScheduler(
         time_attr=PERCENT,
@@ -205,6 +224,7 @@ class Recorder(ray.tune.Callback):  # type: ignore[misc]
         self.folder, self.progress = folder, progress
         self.by_name = {record.trial: record for record in before}
         self.replayed = {record.trial for record in before if record.is_over}
+        self.started: set[str] = set()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial was scheduled."""
@@ -213,8 +233,12 @@ class Recorder(ray.tune.Callback):  # type: ignore[misc]
         if name not in self.by_name:
             number = sum(record.arm == arm for record in self.by_name.values())
             self.by_name[name] = TrialRecord(arm, number, params, begun=time.time())
+        elif name in self.started:
+            self.by_name[name].num_proposed += 1
         elif name not in self.replayed:
-            self.by_name[name].begun = time.time()
+            record = self.by_name[name]
+            record.begun, record.seconds_before = time.time(), record.seconds
+        self.started.add(name)
         if name not in self.replayed:
             shown = " ".join(f"{key}={value}" for key, value in params.items())
             logger.info("trial=%s scheduled %s", name, shown)
@@ -225,11 +249,12 @@ class Recorder(ray.tune.Callback):  # type: ignore[misc]
     ) -> None:
         """A trial was measured."""
         record = self._open(trial)
-        if record is not None:
+        if record is not None and not record.is_over:
             names = ("step", PERCENT, NELBO, "seconds")
             record.add({name: float(result[name]) for name in names})
             if "training_began" in result:
-                record.seconds_to_start = result["training_began"] - record.begun
+                seconds = result["training_began"] - record.begun
+                record.seconds_to_start = None if record.seconds_before else max(0.0, seconds)
             write_record(self.folder, record)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -241,11 +266,7 @@ class Recorder(ray.tune.Callback):  # type: ignore[misc]
         is_finished = bool(record.reports) and record.reports[-1][PERCENT] >= 100.0
         record.status = "finished" if is_finished else "stopped"
         if not is_finished:
-            record.reason = (
-                f"among the worse at {record.reports[-1][PERCENT]:.0f} % of its steps"
-                if record.reports
-                else "the time budget was over"
-            )
+            record.reason = f"among the worse at {record.reports[-1][PERCENT]:.0f} % of its steps"
         self._ended(record)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -256,6 +277,13 @@ class Recorder(ray.tune.Callback):  # type: ignore[misc]
             return
         record.status, record.reason = "failed", _reason(trial)
         self._ended(record)
+
+    def end(self) -> None:
+        """The search is over; what still ran was stopped by the time budget."""
+        for record in self.by_name.values():
+            if not record.is_over:
+                record.status, record.reason = "stopped", "the time budget was over"
+                self._ended(record)
 
     def _open(self, trial: Any) -> TrialRecord | None:
         """The record of ``trial``; None of one that only replays."""
@@ -279,7 +307,8 @@ def _reason(trial: Any) -> str:
     """What was raised in the trial, without the way that it took."""
     file = trial.error_file  # beside the driver; on storage it is not there yet
     text = Path(file).read_text() if file and Path(file).exists() else "for an unknown reason"
-    return " ".join(text.rpartition("RuntimeError: ")[2].split())
+    _, is_ours, reason = text.rpartition("RuntimeError: ")
+    return " ".join((reason if is_ours else text.strip().rpartition("\n")[2]).split())
 
 
 def require_measures(

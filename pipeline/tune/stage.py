@@ -1,6 +1,7 @@
 """Stage tune: arms of trials on held-out NELBO, their best ones on accuracy, the best as a TOML."""
 
 import dataclasses
+import itertools
 import logging
 import os
 import time
@@ -20,12 +21,14 @@ from pipeline.prepare import require_prepared
 from pipeline.search_space import Arm, arms, configured
 from pipeline.tables import TRIAL_COLUMNS, text_table, trial_rows
 from pipeline.tokenizers import tokenizer_fingerprints
-from pipeline.train.claim import claimed
+from pipeline.train.claim import claimed, require_free
 from pipeline.tune.records import TrialRecord, checkpoint_folder
 from pipeline.tune.results import BEST, WANTED, Accuracies, finalists, write_results
 from pipeline.tune.trial import Search, entropies_name
 
 logger = logging.getLogger(__name__)
+
+_MOST_LOOKED_AT = 100
 
 
 def run(config: RunConfig, *, overwrite: bool = False) -> None:
@@ -47,6 +50,7 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
         started = time.monotonic()
         cpus, gpus = _session(config)
         with ray_session(cpus=cpus, gpus=gpus, dashboard=True):
+            require_free(folder)
             if overwrite:
                 artifacts.clear(folder)
             storage.write_json(storage.join(folder, artifacts.RECIPE), wanted.recipe)
@@ -91,6 +95,8 @@ def _wanted(config: RunConfig) -> Manifest:
     names = ("rates", "noise", "objective", "train", "lora", "reference", "tune")
     settings = {name: identity(getattr(config, name)) for name in names}
     settings["tune"].pop("name")
+    policy = ("eos_policy", "tail_max", "max_length")
+    settings["data"] = {name: getattr(config.data, name) for name in policy}
     if config.tune.finalists:
         evaluate = identity(config.evaluate)
         unused = ("checkpoints", "name")
@@ -121,20 +127,16 @@ def refuse_other_space(folder: str, wanted: Manifest) -> None:
         )
 
 
-def _trial_resources(config: RunConfig) -> tuple[float, float]:
-    """CPUs and GPUs of a trial's workers and, where some arm refreshes, of the job beside them."""
-    train = config.train
-    cpus = train.num_workers * train.cpus_per_worker
-    gpus = float(train.num_workers if train.use_gpu else 0)
-    if _may_refresh(config):
-        from pipeline.reference.stage import resources
-
-        beside = resources(config)
-        cpus, gpus = cpus + beside[0], gpus + beside[1]
-    return cpus, gpus
+def _parts(config: RunConfig, *, refreshes: bool) -> list[dict[str, float]]:
+    """What a trial holds, each on one node: its workers, and the reference job beside them."""
+    train, section = config.train, config.reference
+    worker = {"CPU": train.cpus_per_worker} | ({"GPU": 1.0} if train.use_gpu else {})
+    actor = {"CPU": section.num_cpus, "GPU": section.num_gpus}
+    return [worker] * train.num_workers + [actor] * (section.num_actors if refreshes else 0)
 
 
 def _may_refresh(config: RunConfig) -> bool:
+    """Whether some trial may recompute its entropies, as far as the settings say."""
     found = {config.rates.entropies}
     for arm in arms(config):
         found.add(arm.fixed.get("rates.entropies", ""))
@@ -142,37 +144,52 @@ def _may_refresh(config: RunConfig) -> bool:
     return "refreshed" in found
 
 
+def _will_refresh(searches: Sequence[Search]) -> bool:
+    """Whether a refresh comes due in some trial; of short ones none may."""
+    from pipeline.train.refresh import refresh_steps
+    from pipeline.train.stage import steps_of
+
+    return _may_refresh(searches[0].config) and any(
+        refresh_steps(config, *steps_of(config))
+        for search in searches
+        for chosen in itertools.islice(search_space.combinations(search.arm), _MOST_LOOKED_AT)
+        if (config := search.trial_config(chosen)).rates.entropies == "refreshed"
+    )
+
+
 def _session(config: RunConfig) -> tuple[float, float]:
-    """CPUs and GPUs of a local Ray: as many trials as the machine or the configuration has."""
+    """CPUs and GPUs of a local Ray: for as many trials as the machine or the configuration has,
+    and for the stages before and after them."""
+    from pipeline.reference.stage import resources
     from pipeline.tune.search import TRIAL_CPUS
 
-    cpus, gpus = _trial_resources(config)
+    parts = _parts(config, refreshes=_may_refresh(config))
+    cpus, gpus = (sum(part.get(name, 0.0) for part in parts) for name in ("CPU", "GPU"))
     fitting = max(1, int((os.cpu_count() or 1) // max(cpus, 1e-9)))
     num_at_once = config.tune.max_concurrent or fitting
-    return num_at_once * (cpus + TRIAL_CPUS), gpus
+    evaluate = config.evaluate
+    before = resources(config)
+    after = (evaluate.num_actors * evaluate.num_cpus, evaluate.num_actors * evaluate.num_gpus)
+    return (
+        max(num_at_once * (cpus + TRIAL_CPUS), before[0], after[0]),
+        max(gpus, before[1], after[1]),
+    )
 
 
-def _num_at_once(config: RunConfig) -> int:
+def _num_at_once(config: RunConfig, searches: Sequence[Search]) -> int:
     """Trials at a time on the cluster that is there; ConfigError where not one fits."""
     import ray
 
     from pipeline.tune.search import concurrent_trials
 
-    train = config.train
-    beside = _trial_resources(config)[0] - train.num_workers * train.cpus_per_worker
+    parts = _parts(config, refreshes=_will_refresh(searches))
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    found = concurrent_trials(
-        nodes,
-        workers=train.num_workers,
-        cpus=train.cpus_per_worker,
-        gpus=1.0 if train.use_gpu else 0.0,
-        beside=beside,
-    )
+    found = concurrent_trials(nodes, parts)
     if found < 1:
         raise ConfigError(
-            f"train.num_workers: one trial wants {train.num_workers} workers of "
-            f"{train.cpus_per_worker:g} CPUs{' and a GPU' if train.use_gpu else ''}, and the "
-            f"cluster has {ray.cluster_resources()}; lower them, or add nodes"
+            f"train.num_workers: one trial wants {parts}, each on one node, and the cluster has "
+            f"{ray.cluster_resources()}; lower train.num_workers or train.cpus_per_worker, or add "
+            f"nodes"
         )
     return min(found, config.tune.max_concurrent or found)
 
@@ -182,10 +199,11 @@ def _search(config: RunConfig, folder: str) -> list[TrialRecord]:
     from pipeline.tune.search import require_measures, run_arms
 
     _prepare_entropies(config)
-    num_at_once = _num_at_once(config)
+    searches = [Search(config, arm, folder) for arm in arms(config)]
+    num_at_once = _num_at_once(config, searches)
     logger.info("trials_at_once=%d", num_at_once)
     started = time.monotonic()
-    records = run_arms([Search(config, arm, folder) for arm in arms(config)], num_at_once)
+    records = run_arms(searches, num_at_once)
     for arm in arms(config):
         own = [record for record in records if record.arm == arm.name]
         require_measures(config, arm.name, own, time.monotonic() - started)
@@ -228,11 +246,13 @@ def _final(config: RunConfig, folder: str, records: Sequence[TrialRecord]) -> Ac
         section = replace(
             config.evaluate,
             checkpoints=(checkpoint_folder(folder, record.trial),),
-            name=f"{config.tune.name}-{record.trial}",
+            name=record.trial,
             gen_lengths=config.evaluate.gen_lengths[:1],
         )
-        evaluate.run(replace(config, evaluate=section))
-        done = layout(config).evaluation(section.name)
+        # Theirs lie with the search: another one may have trials of the same names.
+        own = replace(config, evaluate=section, run=replace(config.run, output_dir=folder))
+        evaluate.run(own)
+        done = layout(own).evaluation(section.name)
         tasks = storage.read_json(storage.join(done, METRICS_FILE))["tasks"]
         found[record.trial] = {task: float(values["accuracy"]) for task, values in tasks.items()}
     return found

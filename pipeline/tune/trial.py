@@ -76,10 +76,12 @@ def _train(search: Search, params: dict[str, Any]) -> None:
     config = replace(config, train=train)
     wanted = wanted_manifest(config)
     began = time.time()
+    _wait_for_others(folder)
     if not artifacts.is_done(folder, wanted, overwrite=False):
-        _wait_for_others(folder)
         fit(config, folder, wanted, callbacks=[MeasuresToTune(num_steps, began)])
     manifest = artifacts.require(folder, "train", hint="")
+    if not math.isfinite(manifest.facts[NELBO]):
+        raise RuntimeError(f"{NELBO} is {manifest.facts[NELBO]}: training diverged")
     ray.tune.report(
         {
             "step": float(num_steps),

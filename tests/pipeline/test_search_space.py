@@ -23,6 +23,7 @@ ALPHA = {
     "high": 1.0,
     "when": "objective.weighting = 'partial'",
 }
+CART = {"key": "train.epochs", "values": [1], "when": "objective.weighting = 'partial'"}
 RATE = {"key": "train.learning_rate", "low": 1e-4, "high": 1e-2, "log": True}
 EPOCHS = {"key": "train.epochs", "low": 2, "high": 5}
 
@@ -106,7 +107,16 @@ def test_the_first_trial_is_the_configuration_as_it_stands() -> None:
         ),
         ([{"key": "rates.gamma", "values": [1.0, 1.0]}], ["wanted each once, got [1.0, 1.0]"]),
         ([GAMMA, RATE, GAMMA], ["space[2].key", "searched twice"]),
-        ([ALPHA], ["space[0].when", "searched above (none is), got objective.weighting"]),
+        ([{"key": "train.held_out", "values": [8]}], ["what is held out is tune.held_out"]),
+        (
+            [{"key": "lora.rank", "low": 8, "high": 64}],
+            ["lora.rank changes nothing but with lora.enabled = True, which no trial has"],
+        ),
+        (
+            [{"key": "objective.alpha", "low": 0.2, "high": 1.0}],
+            ["changes nothing but with objective.weighting = 'partial'"],
+        ),
+        ([CART], ["space[0].when", "searched above (none is), got objective.weighting"]),
         ([WEIGHTING, GAMMA], ["space[0].when", "searched above"]),
         (
             [GAMMA, WEIGHTING | {"when": "rates.gamma = 2.0"}],

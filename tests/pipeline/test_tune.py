@@ -21,7 +21,7 @@ from pipeline.train.held_out import NELBO
 from pipeline.tune import stage
 from pipeline.tune.records import TrialRecord, read_records, trial_name, write_record
 from pipeline.tune.results import best_config, best_of, finalists, write_results
-from pipeline.tune.search import concurrent_trials, require_measures, run_arms
+from pipeline.tune.search import _plan, concurrent_trials, require_measures, run_arms
 from pipeline.tune.trial import PERCENT, Search, entropies_name
 
 GAMMA = {"key": "rates.gamma", "values": [0.25, 0.5, 1.0]}
@@ -77,8 +77,8 @@ def test_a_search_proposes_stops_and_records(local_ray: None, tmp_path: Path) ->
     records = run_quadratic(config)
     assert records == read_records(str(tmp_path / "tune/search"))
     assert [record.number for record in records] == list(range(8))
-    # The first is the configuration as it stands.
-    assert records[0].params == {"rates.gamma": 0.5, "train.learning_rate": 1e-3}
+    # The first is the configuration as it stands; two start at once, in either order.
+    assert {"rates.gamma": 0.5, "train.learning_rate": 1e-3} in [r.params for r in records[:2]]
     for record in records:
         is_failed = record.params["rates.gamma"] == 1.0
         assert (record.status == "failed") == is_failed
@@ -113,6 +113,7 @@ def test_a_search_that_was_interrupted_goes_on_with_what_it_knew(
     # As a kill would leave it: one trial is in the middle, and more are wanted.
     before[1].status, before[1].reports = "running", before[1].reports[:2]
     write_record(f"{tmp_path}/tune/search", before[1])
+    calls = num_calls(config)
     more = dataclasses.replace(config, tune=dataclasses.replace(config.tune, num_trials=5))
     records = run_quadratic(more)
     assert [record.params for record in records[:3]] == [record.params for record in before[:3]]
@@ -120,35 +121,40 @@ def test_a_search_that_was_interrupted_goes_on_with_what_it_knew(
     assert len({record.trial for record in records}) == 6
     assert all(record.status == "finished" for record in records)
     assert all(len(record.reports) == 8 for record in records)
-    # What was over before is as it was, to the time.
+    # What was over before is as it was, to the time, and was not run again.
     assert records[0] == before[0]
+    assert num_calls(config) == calls + 3
+    # The times of a trial that went on are those of both its tries.
+    assert [report["seconds"] for report in records[1].reports] == [1, 2, *range(5, 11)]
     assert not list(Path(tmp_path, "tune/search").glob("ray/*"))
 
 
+WORKER, GPU_WORKER = {"CPU": 1.0}, {"CPU": 4.0, "GPU": 1.0}
+BIG_NODE = {"CPU": 64.0, "GPU": 8.0}
+
+
 @pytest.mark.parametrize(
-    ("nodes", "workers", "cpus", "gpus", "beside", "wanted"),
+    ("nodes", "parts", "wanted"),
     [
-        ([{"CPU": 2.0}], 1, 1.0, 0.0, 0.0, 1),  # the trials themselves need a little
-        ([{"CPU": 3.0}], 1, 1.0, 0.0, 0.0, 2),
-        ([{"CPU": 64.0, "GPU": 8.0}], 2, 4.0, 1.0, 0.0, 4),
-        ([{"CPU": 64.0, "GPU": 8.0}] * 2, 3, 4.0, 1.0, 0.0, 5),
-        ([{"CPU": 16.0, "GPU": 8.0}], 1, 4.0, 1.0, 0.0, 3),
-        ([{"CPU": 3.0}] * 4, 1, 2.0, 0.0, 0.0, 4),  # no worker lies on two nodes
-        ([{"CPU": 8.0}], 2, 1.0, 0.0, 2.0, 1),
-        ([{"CPU": 8.0}], 1, 1.0, 1.0, 0.0, 0),
-        ([], 1, 1.0, 0.0, 0.0, 0),
+        ([{"CPU": 2.0}], [WORKER], 1),  # the trials themselves need a little
+        ([{"CPU": 3.0}], [WORKER], 2),
+        ([BIG_NODE], [GPU_WORKER] * 2, 4),
+        ([BIG_NODE] * 2, [GPU_WORKER] * 3, 5),  # workers of one trial may lie on two nodes
+        ([{"CPU": 16.0, "GPU": 8.0}], [GPU_WORKER], 3),
+        ([{"CPU": 3.0}] * 4, [{"CPU": 2.0}], 4),  # and no worker does
+        # A reference job beside the workers: were it left out, eight trials would take all GPUs.
+        ([BIG_NODE], [GPU_WORKER, {"CPU": 2.0, "GPU": 1.0}], 4),
+        ([{"CPU": 4.0}] * 2, [{"CPU": 3.0}, {"CPU": 2.0}], 1),
+        ([{"CPU": 8.0}], [{"CPU": 1.0, "GPU": 1.0}], 0),
+        ([], [WORKER], 0),
     ],
 )
 def test_no_more_trials_at_once_than_the_nodes_hold(
-    nodes: list[dict[str, float]],
-    workers: int,
-    cpus: float,
-    gpus: float,
-    beside: float,
-    wanted: int,
+    nodes: list[dict[str, float]], parts: list[dict[str, float]], wanted: int
 ) -> None:
-    found = concurrent_trials(nodes, workers=workers, cpus=cpus, gpus=gpus, beside=beside)
-    assert found == wanted
+    before = [dict(node) for node in nodes]
+    assert concurrent_trials(nodes, parts) == wanted
+    assert nodes == before
 
 
 def record_of(arm: str, number: int, nelbo: float | None, status: str = "finished") -> TrialRecord:
@@ -229,6 +235,18 @@ def test_a_trial_reads_the_entropies_of_its_estimator(tmp_path: Path) -> None:
     assert other.reference.name == entropies_name(config, other) == "entropies-nll"
     assert (own.train.held_out, own.train.held_out_draws) == (256, 1)
     assert own.train.name == trial_name("search", {"reference.estimator": "full_mask"})
+
+
+def test_proposals_that_come_twice_use_up_the_budget(tmp_path: Path) -> None:
+    config = config_of(tmp_path, GAMMA, num_trials=6)
+    search = Search(config, arms(config)[0], str(tmp_path))
+    found = [TrialRecord("search", k, {"rates.gamma": g}) for k, g in enumerate((0.5, 1.0))]
+    assert _plan(search, found[:0]) == ([{"rates.gamma": 0.5}], 6)
+    found[1].num_proposed = 3
+    # Two names for four trials: both come again, and two new ones.
+    assert _plan(search, found) == ([record.params for record in found], 4)
+    found[0].num_proposed = 9
+    assert _plan(search, found)[1] == 2
 
 
 def test_a_report_of_a_step_before_is_dropped() -> None:

@@ -106,6 +106,7 @@ def add_run(folder: Path, method: str, seed: int, num_right: int) -> None:
         pq.write_table(pa.Table.from_pylist(rows), own / f"{items}.parquet")
         measures = {task: {"accuracy": num / 10} for task in ("sudoku", "countdown")}
         (own / f"{items}.json").write_text(json.dumps({"tasks": measures}))
+    # The last one is the finished checkpoint.
     lines = [
         {"step": step, "epoch": epoch, "tokens": 1000.0, "extra_tokens": 0.0, "seconds": 2.0}
         for epoch, step in enumerate((63, 126))
@@ -113,7 +114,7 @@ def add_run(folder: Path, method: str, seed: int, num_right: int) -> None:
     (own / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     rates = {"entropies": "frozen"} | ({"estimator": "full_mask"} if method == "weft" else {})
     training = {
-        "facts": {"held_out_nelbo": 0.125, "num_examples": 10},
+        "facts": {"held_out_nelbo": 0.125, "num_examples": 10, "steps": 126},
         "config": {"rates": rates},
     }
     (own / "training.json").write_text(json.dumps(training))

@@ -43,6 +43,16 @@ def test_value_and_gradient_equal_those_of_the_dense_cross_entropy(chunk_size):
         assert torch.allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
+def test_without_gradients_none_is_computed(monkeypatch):
+    leaves, targets, weights = problem()
+    expected, _ = dense(leaves, targets, weights)
+    monkeypatch.setattr("weft.head._Gradients.add", lambda *args: pytest.fail("a gradient"))
+    with torch.no_grad():
+        loss_sum, _ = chunked(leaves, targets, weights, 5)
+    assert torch.allclose(loss_sum, expected, rtol=1e-5)
+    assert not loss_sum.requires_grad
+
+
 @pytest.mark.parametrize("chunk_size", [5, 100])
 def test_by_probability_multiplies_each_weight_by_a_constant(chunk_size):
     leaves, targets, weights = problem()
