@@ -66,6 +66,8 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
 
 def describe(config: RunConfig) -> str:
     """What ``run`` would do, for ``--dry-run``."""
+    if not config.tune.space:
+        return "tune: nothing yet; [[tune.space]] names what is searched"
     search_space.refuse_impossible(config, check_config)
     tune = config.tune
     lines = [

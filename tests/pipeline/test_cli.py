@@ -60,6 +60,7 @@ def test_there_is_a_job_for_every_stage():
         "report",
         "traces",
         "train",
+        "tune",
     ]
 
 
@@ -198,6 +199,7 @@ DESCRIBED = {
     "merge": [r"merge: nothing yet; --merge\.checkpoint names an adapter"],
     "report": [r"report: from nothing yet"],
     "traces": [r"traces: nothing yet; traces\.model names a model"],
+    "tune": [r"tune: nothing yet; \[\[tune\.space\]\] names what is searched"],
 }
 
 
