@@ -112,6 +112,17 @@ def test_lift_learns_hard_tokens_at_low_noise_and_easy_ones_at_high(
     assert int(sums.metric_sums()["num_extra_tokens"]) == (0 if t == 0.5 else 4)
 
 
+@pytest.mark.parametrize("t", [0.2, 0.5, 0.8])
+def test_lift_makes_one_pass_whether_or_not_a_row_asks_for_it(table_denoiser, t):
+    """Under FSDP a pass is a common effort: a rank that left it out would let the others wait."""
+    denoiser = table_denoiser(table_of([[1.0, 2.0, 3.0]]))
+    calls = []
+    hidden_states = denoiser.hidden_states
+    denoiser.hidden_states = lambda *a, **k: calls.append(1) or hidden_states(*a, **k)
+    denoising_step(denoiser, batch_of(t, [0.1, 0.4, 0.9]), MethodConfig(objective="lift"))
+    assert len(calls) == 2
+
+
 def test_lift_takes_as_many_tokens_as_sft_from_a_larger_mask():
     generator = torch.Generator().manual_seed(0)
     t, margin = (torch.rand(200, 1, generator=generator) for _ in range(2))
