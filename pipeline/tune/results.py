@@ -36,6 +36,7 @@ _SCHEMA = pa.schema(
         ("accuracy", pa.float64()),  # mean over the tasks; null but for the finalists
         ("accuracies", pa.string()),  # JSON, by task
         ("is_best", pa.bool_()),
+        ("is_best_of_arm", pa.bool_()),
     ]
 )
 Accuracies = dict[str, dict[str, float]]
@@ -73,14 +74,17 @@ def write_results(
 ) -> None:
     """The table, the best configurations, and the manifest; weights of others are removed."""
     best = best_of(records, accuracies)
-    rows = [_row(record, accuracies, best) for record in records]
-    storage.write_table(
-        storage.join(folder, TRIALS_FILE), pa.Table.from_pylist(rows, schema=_SCHEMA)
-    )
     winners = {BEST: best}
     for arm in arms(config):
         own = [record for record in records if record.arm == arm.name]
         winners[f"best-{arm.name}.toml"] = best_of(own, accuracies)
+    rows = [
+        _row(record, accuracies)
+        | {"is_best": record is best, "is_best_of_arm": record in winners.values()}
+        for record in records
+    ]
+    table = pa.Table.from_pylist(rows, schema=_SCHEMA)
+    storage.write_table(storage.join(folder, TRIALS_FILE), table)
     for name, record in winners.items():
         text = format_config(best_config(config, record))
         storage.write_bytes(storage.join(folder, name), text.encode())
@@ -109,7 +113,7 @@ def best_config(config: RunConfig, record: TrialRecord) -> RunConfig:
     return replace(found, train=replace(found.train, name=name), reference=reference)
 
 
-def _row(record: TrialRecord, accuracies: Accuracies, best: TrialRecord) -> dict[str, Any]:
+def _row(record: TrialRecord, accuracies: Accuracies) -> dict[str, Any]:
     last = record.reports[-1] if record.reports else {}
     own = accuracies.get(record.trial)
     return {
@@ -126,20 +130,9 @@ def _row(record: TrialRecord, accuracies: Accuracies, best: TrialRecord) -> dict
         "seconds_to_start": record.seconds_to_start,
         "accuracy": _mean(own) if own else None,
         "accuracies": json.dumps(own) if own else None,
-        "is_best": record is best,
     }
 
 
 def best_rows(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The parameters of the best trial of each arm, out of the rows of ``trials.parquet``.
-
-    As ``best_of``: by accuracy where finalists have one, then by NELBO.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    finished = [row for row in rows if row["status"] == "finished"]
-    for arm in dict.fromkeys(row["arm"] for row in finished):
-        own = [row for row in finished if row["arm"] == arm]
-        judged = [row for row in own if row["accuracy"] is not None] or own
-        best = min(judged, key=lambda row: (-(row["accuracy"] or 0.0), row["nelbo"], row["trial"]))
-        found[arm] = json.loads(best["params"])
-    return found
+    """The parameters of the best trial of each arm, out of the rows of ``trials.parquet``."""
+    return {row["arm"]: json.loads(row["params"]) for row in rows if row["is_best_of_arm"]}

@@ -1,9 +1,7 @@
 """All stages on a local Ray, through the command line, on a denoiser with random weights."""
 
 import json
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,18 +55,6 @@ gen_lengths = [16]
 block_length = 8
 steps = 4
 """
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    """One Ray for all stages of this module."""
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=2**28)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

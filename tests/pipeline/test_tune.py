@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import math
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +18,18 @@ from pipeline.search_space import arms
 from pipeline.train.held_out import NELBO
 from pipeline.tune import stage
 from pipeline.tune.records import TrialRecord, read_records, trial_name, write_record
-from pipeline.tune.results import best_config, best_of, finalists, write_results
+from pipeline.tune.results import (
+    best_config,
+    best_of,
+    best_rows,
+    finalists,
+    write_results,
+)
 from pipeline.tune.search import _plan, concurrent_trials, require_measures, run_arms
 from pipeline.tune.trial import PERCENT, Search, entropies_name
 
 GAMMA = {"key": "rates.gamma", "values": [0.25, 0.5, 1.0]}
 RATE = {"key": "train.learning_rate", "low": 1e-4, "high": 1e-2, "log": True}
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=2**28)
-    yield
-    ray.shutdown()
 
 
 def config_of(root: Path, *space: dict, **tune: object) -> RunConfig:
@@ -207,6 +200,7 @@ def test_results_are_a_table_and_configurations_that_train_reads(tmp_path: Path)
     rows = pq.read_table(f"{folder}/trials.parquet").to_pylist()
     assert [row["nelbo"] for row in rows] == [0.5, 0.3, 0.1, 0.4, 0.2, None]
     assert [row["is_best"] for row in rows] == [False] * 4 + [True, False]
+    assert best_rows(rows) == {record.arm: record.params for record in (RECORDS[1], RECORDS[4])}
     assert [row["accuracy"] for row in rows] == [None, 0.25, None, None, 0.5, None]
     assert [row["percent"] for row in rows] == [100.0, 100.0, 50.0, 100.0, 100.0, None]
     assert json.loads(rows[1]["params"]) == {"train.learning_rate": 2e-3}
