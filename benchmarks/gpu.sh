@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What only a GPU can show, on one card of 80 GB; see docs/benchmarks.md. Ten minutes, or a part of
-# it: tests, memory, speed.
+# it: tests, memory, speed, objectives, inference.
 cd "$(dirname "$0")/.." || exit
 python=${PYTHON:-python3}
 lora="--size llada8b --config configs/llada8b_s1k_lora.toml"
@@ -19,7 +19,7 @@ train() { # shellcheck disable=SC2086 # several arguments in one
 }
 
 tests() {
-    run -m pytest -q tests/weft/models/test_packing_on_gpu.py
+    run -m pytest -q tests/weft/models/test_packing_on_gpu.py tests/weft/test_objectives_on_gpu.py
 }
 
 memory() { # every micro-batch as large as it may be
@@ -38,13 +38,20 @@ speed() { # lengths of real traces
     train "$lora --steps 6 --train.no-packing"
     train "$lora --steps 6 --train.compile"
     train "$full --steps 6 --train.micro-batch-tokens 4096 $bfloat16"
-    run -m benchmarks.step --device cuda --width 4096 --num-layers 8 --num-heads 32 \
-        --vocab-size 126464 --question 200 --response 1500 --rounds 5
     run -m benchmarks.batching --device cuda --width 4096 --num-layers 4 --num-heads 32 \
         --vocab-size 126464
     run -m benchmarks.head --device cuda --width 4096 --chunk-rows 1024
 }
 
-for part in "${@:-tests memory speed}"; do
+objectives() {
+    run -m benchmarks.step --device cuda --width 4096 --num-layers 8 --num-heads 32 \
+        --vocab-size 126464 --question 200 --response 1500 --rounds 3
+}
+
+inference() {
+    run -m benchmarks.inference --device cuda
+}
+
+for part in "${@:-tests memory speed objectives inference}"; do
     for name in $part; do $name; done
 done

@@ -22,7 +22,7 @@ import torch.distributed as dist
 import tyro
 
 from benchmarks.measure import Run, peak_bytes, print_results
-from benchmarks.problems import random_training_data, trace_lengths
+from benchmarks.problems import fill_randomly, random_training_data, trace_lengths
 from benchmarks.published import PublishedName, write_published
 from pipeline.cli import parse_arguments
 from pipeline.config import RunConfig
@@ -36,7 +36,6 @@ from pipeline.train.start import meta_start
 from pipeline.train.state import TrainState
 from pipeline.train.world import World
 from weft.models.base import Denoiser
-from weft.models.blocks import BlockDenoiser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +101,7 @@ def random_start(config: RunConfig, device: torch.device) -> Denoiser:
         denoiser.compile_layers()
     if config.train.parallelism == "fsdp":
         shard(denoiser, config.train, World(device=device))
-    denoiser.to_empty(device="cpu" if config.train.cpu_offload else device)
-    if isinstance(denoiser, BlockDenoiser):
-        denoiser.tie()
-        denoiser.compute_buffers(device)
-    with torch.no_grad():
-        for parameter in denoiser.parameters():
-            parameter.normal_(std=0.02) if parameter.ndim > 1 else parameter.fill_(1.0)
+    fill_randomly(denoiser, device, offloaded=config.train.cpu_offload)
     return denoiser
 
 
@@ -142,7 +135,7 @@ def main(settings: Settings, arguments: list[str]) -> None:
             num_layers=settings.num_layers,
             vocab_size=settings.vocab_size,
         )
-        given = ["--model.path", path, "--model.init", "random", "--train.num-workers", "1"]
+        given = ["--model.path", path, "--train.num-workers", "1"]
         config = parse_arguments("train", [*arguments, *given, "--train.log-every", "1"]).run_config
         longest = max(settings.lengths or (config.data.max_length,))
         shape = largest_shape(config, config.train.batch_size, longest)

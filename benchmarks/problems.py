@@ -14,6 +14,7 @@ import torch
 from pipeline.train.data import TrainingData
 from weft.batch import Example
 from weft.models import Denoiser
+from weft.models.blocks import BlockDenoiser
 from weft.models.llada import llada_architecture
 from weft.models.llada_config import LladaConfig
 
@@ -57,6 +58,17 @@ def random_llada(sizes: Sizes, *, max_length: int) -> Denoiser:
     denoiser.initialize(torch.Generator(sizes.device).manual_seed(0))
     denoiser.cast(torch.bfloat16 if sizes.device == "cuda" else torch.float32)
     return denoiser.train()
+
+
+def fill_randomly(denoiser: Denoiser, device: torch.device, *, offloaded: bool = False) -> None:
+    """Give a denoiser of the meta device random weights on ``device``, or ``offloaded`` ones."""
+    denoiser.to_empty(device="cpu" if offloaded else device)
+    if isinstance(denoiser, BlockDenoiser):
+        denoiser.tie()
+        denoiser.compute_buffers(device)
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter.normal_(std=0.02) if parameter.ndim > 1 else parameter.fill_(1.0)
 
 
 def shared_data() -> Path:

@@ -1,8 +1,8 @@
 """What a WeFT step costs: ``python -m benchmarks.step``.
 
-Forward, backward and optimizer step on the same batches: with frozen entropies, with online ones
-(the published algorithm, a second forward pass), and plain SFT; with ``--compiled``, what
-torch.compile makes of the blocks.
+Forward, backward and optimizer step on the same batches, for each objective: WeFT with frozen
+entropies and with online ones (the published algorithm, a second forward pass), the others, and
+plain SFT; with ``--compiled``, what torch.compile makes of the blocks.
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from benchmarks.measure import Run, median_ratio, print_results, seconds_in_turn
 from benchmarks.problems import EOS, Sizes, random_examples, random_llada
 from weft.batch import Batch, collate
 from weft.method_config import MethodConfig
+from weft.models import Denoiser
 from weft.step import denoising_step
 
 
@@ -56,13 +57,15 @@ def _batches(settings: Settings) -> list[Batch]:
     ]
 
 
-def _run(
-    settings: Settings, batches: list[Batch], method: MethodConfig, *, is_compiled: bool = False
-) -> Run:
+def _training(settings: Settings) -> tuple[Denoiser, torch.optim.Optimizer]:
     denoiser = random_llada(settings, max_length=settings.question + 2 * settings.response)
-    if is_compiled:
-        denoiser.compile_layers()
-    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-5, fused=True)
+    return denoiser, torch.optim.AdamW(denoiser.parameters(), lr=1e-5, fused=True)
+
+
+def _run(
+    training: tuple[Denoiser, torch.optim.Optimizer], batches: list[Batch], method: MethodConfig
+) -> Run:
+    denoiser, optimizer = training
 
     def run() -> None:
         for batch in batches:
@@ -74,22 +77,30 @@ def _run(
 
 
 def main(settings: Settings) -> None:
-    """Measure the three methods, and print what they cost beside SFT."""
+    """Measure the methods, and print what they cost beside SFT."""
     batches = _batches(settings)
     methods = {
         "sft": MethodConfig(gamma=0.0),
         "weft": MethodConfig(),
         "online": MethodConfig(entropies="online"),
+        "token_weights": MethodConfig(objective="token_weights"),
+        "dft": MethodConfig(objective="dft"),
+        "cart": MethodConfig(objective="cart"),
+        "lift": MethodConfig(objective="lift"),
     }
-    runs = {name: _run(settings, batches, method) for name, method in methods.items()}
+    training = _training(settings)  # one for all: what a step costs does not hang on the weights
+    runs = {name: _run(training, batches, method) for name, method in methods.items()}
     if settings.compiled:
-        runs["compiled"] = _run(settings, batches, methods["weft"], is_compiled=True)
+        compiled = _training(settings)
+        compiled[0].compile_layers()
+        runs["compiled"] = _run(compiled, batches, methods["weft"])
     seconds = seconds_in_turns(runs, rounds=settings.rounds)
     for name in runs:
         print(f"{name}: {', '.join(f'{s:.2f}' for s in seconds[name])} s")
     results = {
-        "weft_over_sft": median_ratio(seconds["weft"], seconds["sft"]),
-        "online_over_sft": median_ratio(seconds["online"], seconds["sft"]),
+        f"{name}_over_sft": median_ratio(seconds[name], seconds["sft"])
+        for name in methods
+        if name != "sft"
     }
     if settings.compiled:
         results["compiled_over_weft"] = median_ratio(seconds["compiled"], seconds["weft"])
