@@ -26,6 +26,7 @@ from pipeline.evaluate.actor import evaluate_items
 from pipeline.evaluate.decoders import open_decoder
 from pipeline.evaluate.items import held_out_problems
 from pipeline.protocols import decoding
+from pipeline.report.drawing import GREY
 from pipeline.report.figures import accuracy_over_nfe
 from pipeline.statistics import compare_paired
 from pipeline.tables import text_table
@@ -57,8 +58,6 @@ CURVES: dict[str, list[dict[str, Any]]] = {
     "threshold, dual cache": [{"threshold": t, "cache": "dual"} for t in _THRESHOLDS],
 }
 """All without early stop, which would take passes from each and leave the verdicts as they are."""
-_INK = "#6e7781"
-"""Legible on a light and on a dark page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +177,7 @@ def draw_curves(checkpoint: str, settings: Settings, path: Path) -> None:
         ]
         for name, changes in CURVES.items()
     }
-    svg = str(accuracy_over_nfe(curves)).replace("currentColor", _INK)
+    svg = str(accuracy_over_nfe(curves)).replace("currentColor", GREY)
     path.write_text(svg, encoding="utf-8")
     for name, points in curves.items():
         print(name, " ".join(f"{nfe:.1f}:{accuracy:.3f}" for nfe, accuracy in points))

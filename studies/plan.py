@@ -16,8 +16,12 @@ from pipeline.search_space import configured, parse_line
 from pipeline.tune.trial import entropies_name
 
 _STRICT = ConfigDict(extra="forbid")
+BASE, BASELINE, WEFT = "base", "sft", "weft"
+"""The model before training, what methods are compared with, and the paper's method."""
 TUNED, OBJECTIVE = "tuned", "objective"
 """The method that the search over the objective yields, and the name of that search."""
+GENERATED, REAL = "generated", "real"
+"""The sets of items: held-out ones of the generator, and the published ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,7 @@ class TunedMethod:
 
     num_trials: int
     epochs: int
+    finalists: int
     space: tuple[dict[str, Any], ...]
 
 
@@ -128,6 +133,14 @@ class Study:
                     if seed < seeds and size in (method.sizes or (plan.base_size,)):
                         yield Run(name, size, seed)
 
+    def base_run(self) -> Run:
+        """The model before training, as if it were a training."""
+        return Run(BASE, self.plan.base_size, 0)
+
+    def drift_run(self) -> Run:
+        """The training in which the drift of the entropies is measured."""
+        return Run(WEFT, self.plan.base_size, 0)
+
     def learning_rate_search(self) -> RunConfig:
         """The search for each method's learning rate."""
         base = self.at(self.plan.base_size)
@@ -145,6 +158,7 @@ class Study:
             scheduler="asha",
             num_measures=8,
             num_trials=tuned.num_trials,
+            finalists=tuned.finalists,
             space=space,
         )
         return self._search(base, section, tuned.epochs)

@@ -1,6 +1,7 @@
 """What a study found, in files small enough to be committed: tables are made of these alone."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from pipeline.evaluate.metrics import METRICS_FILE
 from pipeline.evaluate.rows import read_rows
 from pipeline.layout import DRIFT_FILE
 from pipeline.provenance import provenance
-from studies.plan import Run
+from pipeline.tune.results import best_rows
+from studies.plan import OBJECTIVE, TUNED, Run, Study
 
 _SECTIONS = ("rates", "noise", "objective", "train", "lora", "reference", "evaluate", "tune")
 _VERDICTS = pa.schema(
@@ -36,20 +38,21 @@ class Results:
 
     def has(self, run: Run, config: RunConfig) -> bool:
         """Whether the run is there, made with the same settings."""
-        path = self._of(run) / "run.json"
+        path = self.folder_of(run) / "run.json"
         return path.exists() and _read(path).get("settings") == _settings(config)
 
     def add_run(self, run: Run, config: RunConfig, manifest: Manifest, history: str) -> None:
         """What the training of ``run`` measured."""
-        self._of(run).mkdir(parents=True, exist_ok=True)
+        self.folder_of(run).mkdir(parents=True, exist_ok=True)
         _write(
-            self._of(run) / "training.json", {"facts": manifest.facts, "config": manifest.config}
+            self.folder_of(run) / "training.json",
+            {"facts": manifest.facts, "config": manifest.config},
         )
-        (self._of(run) / "metrics.jsonl").write_text(history)
+        (self.folder_of(run) / "metrics.jsonl").write_text(history)
 
     def add_evaluation(self, run: Run, items: str, folder: str) -> None:
         """The metrics of an evaluation and the verdict on each of its items."""
-        own = self._of(run)
+        own = self.folder_of(run)
         own.mkdir(parents=True, exist_ok=True)
         metrics = storage.read_json(storage.join(folder, METRICS_FILE))
         _write(own / f"{items}.json", metrics)
@@ -61,7 +64,7 @@ class Results:
     def finish(self, run: Run, config: RunConfig) -> None:
         """The run is whole; written last."""
         facts = {"settings": _settings(config), "provenance": provenance()}
-        _write(self._of(run) / "run.json", facts)
+        _write(self.folder_of(run) / "run.json", facts)
 
     def search(self, name: str, config: RunConfig) -> list[dict[str, Any]] | None:
         """The trials of a search with the same settings, if it is there."""
@@ -76,18 +79,33 @@ class Results:
         facts = {"settings": _settings(config), "provenance": provenance(), "trials": rows}
         _write(self.folder / f"search-{name}.json", facts)
 
+    def trials(self, name: str) -> list[dict[str, Any]]:
+        """The trials of a search, whatever its settings; none where there is none."""
+        path = self.folder / f"search-{name}.json"
+        return list(_read(path)["trials"]) if path.exists() else []
+
     def add_tokens(self, highest: list[tuple[str, ...]], lowest: list[tuple[str, ...]]) -> None:
         """Text, mean entropy and count of the tokens that are the most and the least uncertain."""
         self.folder.mkdir(parents=True, exist_ok=True)
         _write(self.folder / "tokens.json", {"highest": highest, "lowest": lowest})
 
-    def has_drift(self) -> bool:
-        """Whether it was measured."""
-        return (self.folder / "drift.json").exists()
+    def tokens(self) -> dict[str, list[list[str]]]:
+        """What ``add_tokens`` kept."""
+        path = self.folder / "tokens.json"
+        return _read(path) if path.exists() else {"highest": [], "lowest": []}
 
-    def add_drift(self, folder: str) -> None:
-        """How far the entropies moved, a row a checkpoint."""
-        _write(self.folder / "drift.json", storage.read_json(storage.join(folder, DRIFT_FILE)))
+    def drift(self, config: RunConfig) -> list[dict[str, float]] | None:
+        """How far the entropies moved in the training ``config``, a row a checkpoint, if known."""
+        path = self.folder / "drift.json"
+        if not path.exists() or _read(path)["settings"] != _settings(config):
+            return None
+        return list(_read(path)["rows"])
+
+    def add_drift(self, config: RunConfig, folder: str) -> None:
+        """What the drift stage found in the training ``config``."""
+        rows = storage.read_json(storage.join(folder, DRIFT_FILE))
+        facts = {"settings": _settings(config), "provenance": provenance(), "rows": rows}
+        _write(self.folder / "drift.json", facts)
 
     def add_time(self, what: str, seconds: float) -> None:
         """How long a step took, beside what the machine did else."""
@@ -95,8 +113,29 @@ class Results:
         with (self.folder / "times.jsonl").open("a") as file:
             file.write(json.dumps({"step": what, "seconds": round(seconds, 1)}) + "\n")
 
-    def _of(self, run: Run) -> Path:
+    def folder_of(self, run: Run) -> Path:
+        """Where a run is kept."""
         return self.folder / f"n{run.size}" / run.name
+
+    def commits(self) -> list[str]:
+        """Of the code that made what is there."""
+        files = [*self.folder.glob("*.json"), *self.folder.glob("n*/*/run.json")]
+        made = [facts["provenance"] for f in files if "provenance" in (facts := _read(f))]
+        return sorted({facts["commit"] for facts in made})
+
+
+def searches(study: Study) -> dict[str, RunConfig]:
+    """The searches of a study by name."""
+    return {"learning-rates": study.learning_rate_search(), OBJECTIVE: study.objective_search()}
+
+
+def with_choices(study: Study, results: Results) -> Study:
+    """``study`` with what its searches chose: learning rates, and the tuned objective."""
+    chosen: dict[str, dict[str, Any]] = {}
+    for name, config in searches(study).items():
+        for arm, params in best_rows(results.search(name, config) or []).items():
+            chosen[TUNED if name == OBJECTIVE else arm] = params
+    return replace(study, chosen=chosen)
 
 
 def _settings(config: RunConfig) -> str:

@@ -24,14 +24,10 @@ from pipeline.report.data import open_reader, read_entropies, read_run
 from pipeline.report.token_views import top_tokens
 from pipeline.train.exports import export_folder, exported_steps
 from pipeline.train.stage import steps_of, uses_entropies
-from pipeline.tune.results import best_rows
-from studies.plan import OBJECTIVE, TUNED, Run, Study, load_study
-from studies.results import Results
+from studies.plan import BASE, GENERATED, REAL, Run, Study, load_study
+from studies.results import Results, searches, with_choices
 
 logger = logging.getLogger("studies")
-
-BASE = "base"
-GENERATED, REAL = "generated", "real"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +64,7 @@ def main(settings: Settings) -> None:
     with ray_session(cpus=3.0, dashboard=True):
         prepare_inputs(study, step)
         list_tokens(study, results)
-        study = replace(study, chosen=choose(study, results, step))
+        study = choose(study, results, step)
         data_dir = str(settings.data_dir.resolve())
         evaluate_base(study, results, data_dir, step)
         runs = list(study.runs())
@@ -104,20 +100,15 @@ def list_tokens(study: Study, results: Results) -> None:
         results.add_tokens(top_tokens(sample, reader), top_tokens(sample, reader, highest=False))
 
 
-def choose(study: Study, results: Results, step: Callable[..., None]) -> dict[str, dict]:
-    """What the searches choose: a learning rate for each method, and the tuned objective."""
-    searches = {"learning-rates": study.learning_rate_search(), OBJECTIVE: study.objective_search()}
-    found: dict[str, dict] = {}
-    for name, config in searches.items():
-        rows = results.search(name, config)
-        if rows is None:
+def choose(study: Study, results: Results, step: Callable[..., None]) -> Study:
+    """The study with what its searches choose, which are run where they are missing."""
+    for name, config in searches(study).items():
+        if results.search(name, config) is None:
             step(f"search {name}", lambda config=config: tune.run(config))
             folder = layout(config).search(config.tune.name)
             rows = pq.read_table(storage.join(folder, TRIALS_FILE)).to_pylist()
             results.add_search(name, config, rows)
-        for arm, params in best_rows(rows).items():
-            found[TUNED if name == OBJECTIVE else arm] = params
-    return found
+    return with_choices(study, results)
 
 
 def one_run(study: Study, run: Run, config: RunConfig, results: Results, data_dir: str) -> None:
@@ -166,7 +157,7 @@ def evaluate_both(
 
 def evaluate_base(study: Study, results: Results, data_dir: str, step: Callable[..., None]) -> None:
     """The base model, before any training."""
-    run, config = Run(BASE, study.plan.base_size, 0), study.at(study.plan.base_size)
+    run, config = study.base_run(), study.at(study.plan.base_size)
     if results.has(run, config):
         return
 
@@ -180,13 +171,13 @@ def evaluate_base(study: Study, results: Results, data_dir: str, step: Callable[
 
 def measure_drift(study: Study, results: Results, step: Callable[..., None]) -> None:
     """How far the entropies move under WeFT's first seed."""
-    run = Run("weft", study.plan.base_size, 0)
-    config = study.config_of(run)
-    if results.has_drift():
+    run = study.drift_run()
+    trained = study.config_of(run)
+    if results.drift(trained) is not None:
         return
-    config = replace(config, drift=replace(config.drift, checkpoint=run.name))
+    config = replace(trained, drift=replace(trained.drift, checkpoint=run.name))
     step("drift of the entropies", lambda: drift.run(config))
-    results.add_drift(layout(config).drift(run.name))
+    results.add_drift(trained, layout(config).drift(run.name))
 
 
 if __name__ == "__main__":

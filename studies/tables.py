@@ -1,135 +1,29 @@
-"""The tables of a study, as Markdown: ``python -m studies.tables studies/tiny``.
-
-They are made of the study's ``results`` alone. Differences are taken seed by seed and item by item:
-every method of a seed saw the same order and noise, and every evaluation has the same items.
-"""
+"""The tables of a study, as Markdown, made of its results alone."""
 
 import json
 import math
-import sys
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
-import tyro
-from scipy import stats
 
-from pipeline.statistics import crossed_interval, holm, smallest_difference
 from pipeline.tables import DRIFT_COLUMNS, drift_rows
 from pipeline.train.estimate import forward_flops, model_size
 from pipeline.train.plan import num_steps_of_epoch
 from pipeline.train.refresh import refresh_steps
 from pipeline.train.stage import uses_entropies
-from studies.plan import Run, Study, load_study
-
-BASELINE = "sft"
-SETS = (
-    *(("generated", "sudoku"), ("generated", "countdown")),
-    *(("real", "sudoku"), ("real", "countdown")),
+from studies.found import (
+    SETS,
+    Comparison,
+    Findings,
+    Found,
+    accuracy_in,
+    compare,
+    methods_of,
+    read_study,
 )
-"""Items and task of the four accuracies."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """The results of one training."""
-
-    run: Run
-    folder: Path
-    history: list[dict[str, float]]
-    training: dict[str, Any]
-
-    def verdicts(self, items: str, task: str) -> dict[str, bool]:
-        """Whether each item is right."""
-        rows = pq.read_table(self.folder / f"{items}.parquet").to_pylist()
-        return {row["item_id"]: row["correct"] for row in rows if row["task"] == task}
-
-    def accuracy(self, items: str) -> dict[str, float]:
-        """Of each task."""
-        tasks = json.loads((self.folder / f"{items}.json").read_text())["tasks"]
-        return {task: values["accuracy"] for task, values in tasks.items()}
-
-    def total(self, name: str) -> float:
-        """Of a metric that is counted from line to line, over all steps."""
-        return sum(row.get(name, 0.0) for row in self.history)
-
-
-def read_study(study: Study, folder: Path) -> dict[tuple[str, int], list[Found]]:
-    """What is there, by method and size; the seeds in rising order."""
-    found = defaultdict(list)
-    for run in study.runs():
-        own = folder / f"n{run.size}" / run.name
-        if (own / "run.json").exists():
-            lines = (own / "metrics.jsonl").read_text().splitlines()
-            training = json.loads((own / "training.json").read_text())
-            history = [json.loads(line) for line in lines]
-            found[run.method, run.size].append(Found(run, own, history, training))
-    return dict(found)
-
-
-def differences(
-    ours: Sequence[Found], theirs: Sequence[Found], items: str, task: str
-) -> np.ndarray:
-    """Verdicts of ``ours`` less those of ``theirs``, [seeds that both have, items]."""
-    others = {found.run.seed: found for found in theirs}
-    rows = []
-    for found in ours:
-        if found.run.seed in others:
-            first = found.verdicts(items, task)
-            second = others[found.run.seed].verdicts(items, task)
-            if first.keys() != second.keys():
-                raise ValueError(f"{found.folder} and {others[found.run.seed].folder}: other items")
-            rows.append([float(first[i]) - float(second[i]) for i in sorted(first)])
-    return np.array(rows)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A method against the baseline on one set of items."""
-
-    mean: float
-    difference: float
-    low: float
-    high: float
-    p_value: float
-    smallest: float | None
-    num_seeds: int
-
-
-def compare(ours: Sequence[Found], theirs: Sequence[Found]) -> list[Comparison]:
-    """On each of ``SETS``; p-values of a paired t-test over seeds, corrected (Holm) over these."""
-    found = []
-    for items, task in SETS:
-        values = differences(ours, theirs, items, task)
-        by_seed = values.mean(axis=1)
-        interval = crossed_interval(values)
-        found.append(
-            Comparison(
-                mean=float(np.mean([f.accuracy(items)[task] for f in ours])),
-                difference=float(values.mean()),
-                low=interval.low,
-                high=interval.high,
-                p_value=_p_value(by_seed),
-                smallest=smallest_difference(by_seed),
-                num_seeds=len(by_seed),
-            )
-        )
-    corrected = holm([c.p_value for c in found])
-    return [replace(c, p_value=p) for c, p in zip(found, corrected, strict=True)]
-
-
-def _p_value(by_seed: np.ndarray) -> float:
-    """Two-sided paired t-test; of one seed, and of no difference at all, nothing follows."""
-    if len(by_seed) < 2 or not by_seed.any():
-        return 1.0
-    if np.ptp(by_seed) == 0:
-        return 0.0  # the same difference each time
-    return float(stats.ttest_1samp(by_seed, 0.0).pvalue)
-
+from studies.plan import BASELINE, OBJECTIVE, WEFT, Study
+from studies.results import Results
 
 PAIRS = (
     ("weft-online", "weft"),
@@ -137,66 +31,89 @@ PAIRS = (
     ("weft-refreshed-2", "weft"),
     ("weft-refreshed-1", "weft-online"),
     ("weft-elbo", "weft"),
+    ("weft-elbo-online", "weft-online"),
     ("weft-partial", "weft"),
+    ("weft-partial-online", "weft-online"),
     ("weft-nll", "weft"),
     ("token-weights", "weft"),
     ("tuned", "weft"),
 )
-"""Further comparisons that the questions of the study ask for."""
+"""Comparisons beside those with the baseline that the questions of the study ask for."""
+_SET_COLUMNS = tuple(f"{task}, {items}" for items, task in SETS)
 
 
-def pair_table(found: dict[tuple[str, int], list[Found]], size: int) -> str:
-    """The differences of ``PAIRS``, over the seeds that both have."""
+def all_tables(study: Study, results: Results) -> dict[str, str]:
+    """Every table by name; empty where there is nothing for it yet."""
+    found, size = read_study(study, results), study.plan.base_size
+    against_baseline = [(method, BASELINE) for method, _ in methods_of(found, size)]
+    return {
+        "accuracy": accuracy_table(study, results, found, size),
+        "baseline": comparison_table(found, size, against_baseline),
+        "pairs": comparison_table(found, size, PAIRS),
+        "power": power_table(found, size),
+        "cost": cost_table(study, found, size),
+        "convergence": convergence_table(study, found, size),
+        "sizes": size_table(found),
+        "drift": drift_table(study, results),
+        "tokens": token_table(results),
+        "learning-rates": search_table(results, "learning-rates"),
+        "objective": search_table(results, OBJECTIVE),
+    }
+
+
+def accuracy_table(study: Study, results: Results, found: Findings, size: int) -> str:
+    """Mean accuracies (%) of all methods with the standard deviation of their seeds."""
     rows = []
-    for method, other in PAIRS:
-        if (method, size) in found and (other, size) in found:
-            compared = compare(found[method, size], found[other, size])
-            cells = [
-                f"{100 * c.difference:+.1f} ({100 * c.low:+.1f} to {100 * c.high:+.1f}), "
-                f"p {c.p_value:.2f}"
-                for c in compared
-            ]
-            rows.append((f"{method} less {other}", str(compared[0].num_seeds), *cells))
-    columns = ("methods", "seeds", *(f"{task}, {items}" for items, task in SETS))
-    return markdown(columns, rows) if rows else ""
-
-
-def accuracy_table(found: dict[tuple[str, int], list[Found]], size: int) -> str:
-    """Mean accuracies (%) of all methods, and what they are above the baseline."""
-    rows = []
-    for method, runs in _methods(found, size):
-        cells = [method, str(len(runs))]
-        compared = None if method == BASELINE else compare(runs, found[BASELINE, size])
-        for number, (items, task) in enumerate(SETS):
+    base = study.base_run()
+    if results.has(base, study.at(size)):
+        folder = results.folder_of(base)
+        accuracies = (accuracy_in(folder, items)[task] for items, task in SETS)
+        rows.append(("base", "-", *(f"{100 * a:.1f}" for a in accuracies), "-"))
+    for method, runs in methods_of(found, size):
+        cells = []
+        for items, task in SETS:
             values = [100 * f.accuracy(items)[task] for f in runs]
             spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-            cell = f"{np.mean(values):.1f}{spread}"
-            if compared:
-                c = compared[number]
-                cell += f"; {100 * c.difference:+.1f} ({100 * c.low:+.1f} to {100 * c.high:+.1f})"
-                cell += f", p {c.p_value:.2f}"
-            cells.append(cell)
-        nelbos = [f.training["facts"]["held_out_nelbo"] for f in runs]
-        rows.append((*cells, f"{np.mean(nelbos):.4f}"))
-    names = [f"{task}, {items}" for items, task in SETS]
-    return markdown(("method", "seeds", *names, "held-out NELBO"), rows)
+            cells.append(f"{np.mean(values):.1f}{spread}")
+        nelbo = np.mean([f.training["facts"]["held_out_nelbo"] for f in runs])
+        rows.append((method, str(len(runs)), *cells, f"{nelbo:.4f}"))
+    return markdown(("method", "seeds", *_SET_COLUMNS, "held-out NELBO"), rows)
 
 
-def power_table(found: dict[tuple[str, int], list[Found]], size: int) -> str:
+def comparison_table(found: Findings, size: int, pairs: Iterable[tuple[str, str]]) -> str:
+    """Differences (points) of pairs of methods over the seeds that both have."""
+    rows = []
+    for method, other in pairs:
+        if method != other and (method, size) in found and (other, size) in found:
+            compared = compare(found[method, size], found[other, size])
+            seeds = str(len(compared[0].by_seed))
+            rows.append((f"{method} less {other}", seeds, *map(_difference, compared)))
+    return markdown(("methods", "seeds", *_SET_COLUMNS), rows)
+
+
+def _difference(compared: Comparison) -> str:
+    low, high = 100 * compared.low, 100 * compared.high
+    p_value = "p < 0.01" if compared.p_value < 0.005 else f"p {compared.p_value:.2f}"
+    return f"{100 * compared.difference:+.1f} ({low:+.1f} to {high:+.1f}), {p_value}"
+
+
+def power_table(found: Findings, size: int) -> str:
     """The difference (points) that each comparison could have shown with a power of 80 %."""
     rows = []
-    for method, runs in _methods(found, size):
-        if method != BASELINE:
+    for method, runs in methods_of(found, size):
+        if method != BASELINE and (BASELINE, size) in found:
             smallest = [c.smallest for c in compare(runs, found[BASELINE, size])]
             rows.append((method, *("-" if s is None else f"{100 * s:.1f}" for s in smallest)))
-    return markdown(("method", *(f"{task}, {items}" for items, task in SETS)), rows)
+    return markdown(("method", *_SET_COLUMNS), rows)
 
 
-def cost_table(study: Study, found: dict[tuple[str, int], list[Found]], size: int) -> str:
+def cost_table(study: Study, found: Findings, size: int) -> str:
     """Seconds, tokens per second and operations of a training, as they are and over SFT's."""
+    if (BASELINE, size) not in found:
+        return ""
     base = np.mean([flops(study, f) for f in found[BASELINE, size]])
     rows = []
-    for method, runs in _methods(found, size):
+    for method, runs in methods_of(found, size):
         seconds = np.mean([f.total("seconds") for f in runs])
         speed = np.mean([f.total("tokens") / f.total("seconds") for f in runs])
         extra = np.mean([f.total("extra_tokens") / f.total("tokens") for f in runs])
@@ -228,13 +145,13 @@ def flops(study: Study, found: Found, *, until: float = math.inf) -> float:
     return forward_flops(size, num_tokens=all_tokens, length=per_epoch / num_examples)
 
 
-def convergence_table(study: Study, found: dict[tuple[str, int], list[Found]], size: int) -> str:
+def convergence_table(study: Study, found: Findings, size: int) -> str:
     """When the first seed of each method reaches the accuracy that SFT's ends with.
 
     Accuracies of the first held-out items of both tasks together, at the kept checkpoints.
     """
-    curves = {m: _curve(runs[0]) for m, runs in _methods(found, size) if runs[0].run.seed == 0}
-    if BASELINE not in curves or not curves[BASELINE]:
+    curves = {m: runs[0].curve() for m, runs in methods_of(found, size) if runs[0].run.seed == 0}
+    if not curves.get(BASELINE):
         return ""
     goal = curves[BASELINE][-1][1]
     rows = []
@@ -248,35 +165,23 @@ def convergence_table(study: Study, found: dict[tuple[str, int], list[Found]], s
     return markdown(("method", *steps_of, f"steps to {100 * goal:.1f} %", "PFLOP to it"), rows)
 
 
-def _curve(found: Found) -> list[tuple[float, float]]:
-    paths = sorted(found.folder.glob("step-*.json"), key=lambda p: int(p.stem.partition("-")[2]))
-    points = []
-    for path in paths:
-        accuracies = found.accuracy(path.stem)
-        points.append((float(path.stem.partition("-")[2]), float(np.mean([*accuracies.values()]))))
-    return points
-
-
-def size_table(found: dict[tuple[str, int], list[Found]]) -> str:
+def size_table(found: Findings) -> str:
     """WeFT less SFT at each size, over the seeds that both have there."""
     rows = []
-    for size in sorted({size for _, size in found}):
-        if ("weft", size) in found and (BASELINE, size) in found:
-            compared = compare(found["weft", size], found[BASELINE, size])
-            cells = [
-                f"{100 * c.difference:+.1f} ({100 * c.low:+.1f} to {100 * c.high:+.1f})"
-                for c in compared
-            ]
-            rows.append((str(size), str(compared[0].num_seeds), *cells))
-    return markdown(("traces", "seeds", *(f"{task}, {items}" for items, task in SETS)), rows)
+    for size in sizes_of(found):
+        compared = compare(found[WEFT, size], found[BASELINE, size])
+        seeds = str(len(compared[0].by_seed))
+        rows.append((f"{size:,}", seeds, *map(_difference, compared)))
+    return markdown(("traces of each puzzle", "seeds", *_SET_COLUMNS), rows)
 
 
-def search_table(folder: Path, name: str) -> str:
+def sizes_of(found: Findings) -> list[int]:
+    """The sizes at which WeFT and the baseline were both trained."""
+    return sorted({s for _, s in found if (WEFT, s) in found and (BASELINE, s) in found})
+
+
+def search_table(results: Results, name: str) -> str:
     """The trials of a search: what was tried, its NELBO and its accuracy on other items."""
-    path = folder / f"search-{name}.json"
-    if not path.exists():
-        return ""
-    trials = json.loads(path.read_text())["trials"]
     rows = [
         (
             trial["arm"],
@@ -284,10 +189,11 @@ def search_table(folder: Path, name: str) -> str:
             trial["status"],
             "-" if trial["nelbo"] is None else f"{trial['nelbo']:.4f}",
             "-" if trial["accuracy"] is None else f"{100 * trial['accuracy']:.1f}",
+            "chosen" if trial["is_best_of_arm"] else "",
         )
-        for trial in sorted(trials, key=lambda t: (t["arm"], t["number"]))
+        for trial in sorted(results.trials(name), key=lambda t: (t["arm"], t["number"]))
     ]
-    return markdown(("arm", "parameters", "status", "NELBO", "accuracy (%)"), rows)
+    return markdown(("arm", "parameters", "status", "NELBO", "accuracy (%)", ""), rows)
 
 
 def _parameters(text: str) -> str:
@@ -299,59 +205,23 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def token_table(folder: Path) -> str:
+def token_table(results: Results) -> str:
     """The tokens of the highest and of the lowest mean entropy."""
-    path = folder / "tokens.json"
-    if not path.exists():
-        return ""
-    found = json.loads(path.read_text())
+    found = results.tokens()
     pairs = zip(found["highest"], found["lowest"], strict=False)
     rows = [(f"`{a[0]}`", *a[1:], f"`{b[0]}`", *b[1:]) for a, b in pairs]
     return markdown(("highest", "nats", "count", "lowest", "nats", "count"), rows)
 
 
-def drift_table(folder: Path) -> str:
+def drift_table(study: Study, results: Results) -> str:
     """How far the entropies move under the first seed of WeFT."""
-    path = folder / "drift.json"
-    return (
-        markdown(DRIFT_COLUMNS, drift_rows(json.loads(path.read_text()))) if path.exists() else ""
-    )
+    rows = results.drift(study.config_of(study.drift_run()))
+    return markdown(DRIFT_COLUMNS, drift_rows(rows or []))
 
 
-def _methods(
-    found: dict[tuple[str, int], list[Found]], size: int
-) -> Iterable[tuple[str, list[Found]]]:
-    return ((method, runs) for (method, own), runs in found.items() if own == size)
-
-
-def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table."""
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; nothing without rows."""
+    if not rows:
+        return ""
     lines = ["| " + " | ".join(cells) + " |" for cells in (columns, *rows)]
     return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]])
-
-
-def main(study_folder: tyro.conf.Positional[Path]) -> None:
-    """Print all tables for which there are results."""
-    study, folder = load_study(study_folder), study_folder / "results"
-    found, size = read_study(study, folder), study.plan.base_size
-    if (BASELINE, size) not in found:
-        sys.exit(f"{folder}: wanted at least one training of {BASELINE}; python -m studies.run")
-    parts = {
-        f"Accuracy, {size} traces": accuracy_table(found, size),
-        "Further pairs": pair_table(found, size),
-        "Smallest difference to show": power_table(found, size),
-        "Cost": cost_table(study, found, size),
-        "On the way": convergence_table(study, found, size),
-        "Sizes": size_table(found),
-        "Drift of the entropies": drift_table(folder),
-        "Tokens by entropy": token_table(folder),
-        "Learning rates": search_table(folder, "learning-rates"),
-        "Search over the objective": search_table(folder, "objective"),
-    }
-    for title, table in parts.items():
-        if table:
-            print(f"### {title}\n\n{table}\n")
-
-
-if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 
 # Drawn in a colour that nothing else has, then replaced: so the ink follows light and dark.
 INK = "#010203"
+GREY = "#6e7781"
+"""Ink for a file of its own: legible on a light and on a dark page."""
 COLOURS = ("#0f85c9", "#e08e00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8c6bb1", "#7f7f7f")
 _STYLE = {
     "svg.fonttype": "none",

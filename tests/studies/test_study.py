@@ -11,9 +11,10 @@ import pytest
 from pipeline.config_checks import check_config
 from pipeline.errors import ConfigError
 from pipeline.search_space import arms, refuse_impossible
-from studies import tables
+from studies import document, figures, tables
+from studies.found import compare, differences, read_study
 from studies.plan import TUNED, Run, Study, load_study
-from studies.results import Results
+from studies.results import Results, with_choices
 
 FOLDER = Path(__file__).resolve().parents[2] / "studies" / "tiny"
 
@@ -93,8 +94,11 @@ def test_results_are_there_once_they_are_whole_and_made_alike(study: Study, tmp_
 RIGHT = {"sft": [4, 5, 3], "weft": [6, 6]}
 
 
-def add_run(folder: Path, method: str, seed: int, num_right: int) -> None:
-    own = folder / "n1000" / f"{method}-{seed}"
+def add_run(
+    study: Study, results: Results, method: str, seed: int, num_right: int, size: int = 1000
+) -> None:
+    run = Run(method, size, seed)
+    own = results.folder_of(run)
     own.mkdir(parents=True)
     for items in ("generated", "real", "step-63", "step-126"):
         num = num_right if items != "step-63" else num_right // 2
@@ -109,6 +113,7 @@ def add_run(folder: Path, method: str, seed: int, num_right: int) -> None:
     # The last one is the finished checkpoint.
     lines = [
         {"step": step, "epoch": epoch, "tokens": 1000.0, "extra_tokens": 0.0, "seconds": 2.0}
+        | {"held_out_nelbo": 1.0 / step}
         for epoch, step in enumerate((63, 126))
     ]
     (own / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -118,47 +123,111 @@ def add_run(folder: Path, method: str, seed: int, num_right: int) -> None:
         "config": {"rates": rates},
     }
     (own / "training.json").write_text(json.dumps(training))
-    (own / "run.json").write_text("{}")
+    results.finish(run, study.at(size) if method == "base" else study.config_of(run))
 
 
 @pytest.fixture
-def found(study: Study, tmp_path: Path) -> dict:
+def results(study: Study, tmp_path: Path) -> Results:
+    found = Results(tmp_path)
     for method, counts in RIGHT.items():
         for seed, count in enumerate(counts):
-            add_run(tmp_path, method, seed, count)
-    return tables.read_study(study, tmp_path)
+            add_run(study, found, method, seed, count)
+    return found
+
+
+@pytest.fixture
+def found(study: Study, results: Results) -> dict:
+    return read_study(study, results)
 
 
 def test_differences_are_of_the_same_seed_and_item(found: dict) -> None:
     weft, sft = found["weft", 1000], found["sft", 1000]
-    values = tables.differences(weft, sft, "real", "sudoku")
+    values = differences(weft, sft, "real", "sudoku")
     # Seed 0: items 4 and 5 more; seed 1: item 5.
     expected = np.zeros((2, 10))
     expected[0, 4:6] = expected[1, 5] = 1.0
     assert (values == expected).all()
-    comparison = tables.compare(weft, sft)[0]
-    assert comparison.mean == pytest.approx(0.6)
+    comparison = compare(weft, sft)[0]
     assert comparison.difference == pytest.approx(0.15)
-    assert comparison.num_seeds == 2
+    assert comparison.by_seed == pytest.approx((0.2, 0.1))
     assert comparison.low <= 0.15 <= comparison.high
     # t = 0.15 / (0.0707 / sqrt 2) = 3 with one degree of freedom: p 0.205, four times in a row.
     assert comparison.p_value == pytest.approx(min(1.0, 4 * 0.2048), abs=1e-3)
 
 
-def test_tables_say_what_was_found(study: Study, found: dict) -> None:
-    table = tables.accuracy_table(found, 1000)
-    assert "| sft | 3 | 40.0 ± 10.0 |" in table
-    assert "| weft | 2 | 60.0 ± 0.0; +15.0 (" in table
-    assert "| 0.1250 |" in table
-    cost = tables.cost_table(study, found, 1000)
+def test_tables_say_what_was_found(study: Study, results: Results, found: dict) -> None:
+    made = tables.all_tables(study, results)
+    assert "| sft | 3 | 40.0 ± 10.0 |" in made["accuracy"]
+    assert "| weft | 2 | 60.0 ± 0.0 |" in made["accuracy"]
+    assert "| 0.1250 |" in made["accuracy"]
+    assert "| weft less sft | 2 | +15.0 (" in made["baseline"]
+    assert "sft less" not in made["baseline"]
+    assert made["pairs"] == ""
     # Two epochs of 1,000 tokens, forward and backward, and one forward pass over an epoch.
-    assert "| sft | 4 | 500 | 0.00 | 1.00 |" in cost
-    assert "| weft | 4 | 500 | 0.00 | 1.17 |" in cost
-    convergence = tables.convergence_table(study, found, 1000)
-    assert "| sft | 20.0 | 40.0 | 126 |" in convergence
-    assert "| weft | 30.0 | 60.0 | 126 |" in convergence
-    assert "| 1000 | 2 | +15.0 (" in tables.size_table(found)
-    assert "| weft | " in tables.power_table(found, 1000)
+    assert "| sft | 4 | 500 | 0.00 | 1.00 |" in made["cost"]
+    assert "| weft | 4 | 500 | 0.00 | 1.17 |" in made["cost"]
+    assert "| sft | 20.0 | 40.0 | 126 |" in made["convergence"]
+    assert "| weft | 30.0 | 60.0 | 126 |" in made["convergence"]
+    assert "| 1,000 | 2 | +15.0 (" in made["sizes"]
+    assert "| weft | " in made["power"]
+    assert "base" not in made["accuracy"]
+    add_run(study, results, "base", 0, 1)
+    assert "| base | - | 10.0 | 10.0 |" in tables.all_tables(study, results)["accuracy"]
+
+
+def test_trainings_of_other_settings_are_left_out_and_named(
+    study: Study, results: Results, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Study(study.folder, study.base, study.plan, {"sft": {"train.epochs": 9}})
+    assert set(read_study(other, results)) == {("weft", 1000)}
+    assert "sft-2: other settings, left out" in capsys.readouterr().err
+
+
+def test_searches_and_drift_are_read_where_their_settings_are_the_same(
+    study: Study, tmp_path: Path
+) -> None:
+    results, trained = Results(tmp_path), study.config_of(study.drift_run())
+    params = {"train.muon_learning_rate": 0.01}
+    trial = {"arm": "sft", "number": 0, "status": "finished", "nelbo": 0.5, "accuracy": 0.25}
+    rows = [trial | {"params": json.dumps(params), "is_best_of_arm": True}]
+    results.add_search("learning-rates", study.learning_rate_search(), rows)
+    chosen = with_choices(study, results)
+    assert chosen.chosen == {"sft": params}
+    assert "| sft | muon_learning_rate 0.01 | finished | 0.5000 | 25.0 | chosen |" in (
+        tables.search_table(results, "learning-rates")
+    )
+    drift = {"step": 63, "entropy": 1, "change": 0.5, "rank_correlation": 0.25, "rate_change": 2}
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "drift.json").write_text(json.dumps([drift]))
+    assert results.drift(trained) is None
+    results.add_drift(trained, str(tmp_path / "made"))
+    assert "| 63 | 1.0000 | 0.5000 | 0.2500 | 2.0000 |" in tables.drift_table(chosen, results)
+    assert "drift" in figures.all_figures(chosen, results)
+    moved = Study(study.folder, study.base, study.plan, {"weft": {"train.epochs": 9}})
+    assert tables.drift_table(moved, results) == ""
+
+
+def test_figures_show_every_method_and_size(study: Study, results: Results) -> None:
+    made = figures.all_figures(study, results)
+    assert set(made) == {"accuracy", "curves"}
+    for name in ("sft", "weft"):
+        assert f">{name}<" in made["curves"]
+    assert ">weft<" in made["accuracy"]
+    add_run(study, results, "sft", 0, 4, size=250)
+    add_run(study, results, "weft", 0, 5, size=250)
+    assert ">250<" in figures.all_figures(study, results)["sizes"]
+
+
+def test_a_document_gets_the_tables_in_their_places(
+    study: Study, results: Results, tmp_path: Path
+) -> None:
+    text = "Before.\n<!-- study: accuracy -->\nold\n<!-- end -->\nAfter.\n"
+    made = tables.all_tables(study, results)
+    filled = document.filled(text, made)
+    assert filled == text.replace("old", made["accuracy"])
+    assert document.filled(filled, made) == filled
+    with pytest.raises(SystemExit, match=r"nonsense.*accuracy, baseline"):
+        document.filled("<!-- study: nonsense -->\n<!-- end -->", made)
 
 
 def test_evaluations_of_other_items_are_not_compared(found: dict) -> None:
@@ -166,4 +235,4 @@ def test_evaluations_of_other_items_are_not_compared(found: dict) -> None:
     rows = [{"task": "sudoku", "item_id": "other", "correct": True}]
     pq.write_table(pa.Table.from_pylist(rows), weft[0].folder / "real.parquet")
     with pytest.raises(ValueError, match="other items"):
-        tables.differences(weft, sft, "real", "sudoku")
+        differences(weft, sft, "real", "sudoku")
