@@ -21,7 +21,6 @@ from studies.plan import OBJECTIVE, TUNED, Run, Study
 _SECTIONS = ("rates", "noise", "objective", "train", "lora", "reference", "evaluate", "tune")
 _VERDICTS = pa.schema(
     [
-        ("items", pa.string()),
         ("task", pa.string()),
         ("item_id", pa.string()),
         ("correct", pa.bool_()),

@@ -10,9 +10,11 @@ import pytest
 
 from pipeline.config_checks import check_config
 from pipeline.errors import ConfigError
+from pipeline.evaluate.metrics import METRICS_FILE
+from pipeline.evaluate.rows import ROW_SCHEMA
 from pipeline.search_space import arms, refuse_impossible
 from studies import document, figures, tables
-from studies.found import compare, differences, read_study
+from studies.found import Found, compare, differences, read_study
 from studies.plan import TUNED, Run, Study, load_study
 from studies.results import Results, with_choices
 
@@ -88,6 +90,21 @@ def test_results_are_there_once_they_are_whole_and_made_alike(study: Study, tmp_
     assert not results.has(run, study.config_of(Run("weft", 1000, 1)))
     other = Study(study.folder, study.base, study.plan, {"sft": {"train.epochs": 9}})
     assert not results.has(run, other.config_of(run))
+
+
+def test_an_evaluation_is_kept_as_its_stage_wrote_it(study: Study, tmp_path: Path) -> None:
+    folder, run = tmp_path / "evaluation", Run("sft", 1000, 0)
+    folder.mkdir()
+    blank = dict.fromkeys(ROW_SCHEMA.names)
+    rows = [blank | {"task": "sudoku", "item_id": f"{k}", "correct": k == 0} for k in range(2)]
+    pq.write_table(pa.Table.from_pylist(rows, ROW_SCHEMA), folder / "sudoku.parquet")
+    measures = {"tasks": {"sudoku": {"accuracy": 0.5}}}
+    (folder / METRICS_FILE).write_text(json.dumps(measures))
+    results = Results(tmp_path / "results")
+    results.add_evaluation(run, "real", str(folder))
+    found = Found(run, results.folder_of(run), [], {})
+    assert found.accuracy("real") == {"sudoku": 0.5}
+    assert found.verdicts("real", "sudoku") == {"0": True, "1": False}
 
 
 # Right items of ten, by seed; the third seed of sft has no counterpart.
@@ -223,6 +240,7 @@ def test_a_document_gets_the_tables_in_their_places(
 ) -> None:
     text = "Before.\n<!-- study: accuracy -->\nold\n<!-- end -->\nAfter.\n"
     made = tables.all_tables(study, results)
+    assert document.origin(study, results).startswith("5 of 63 trainings; code of `")
     filled = document.filled(text, made)
     assert filled == text.replace("old", made["accuracy"])
     assert document.filled(filled, made) == filled
