@@ -24,14 +24,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: install  ## prepare, reference, train, evaluate, report on the embedded denoiser
-	$(BIN)/python jobs/prepare.py --run.output-dir $(RUN)
-	$(BIN)/python jobs/reference.py --run.output-dir $(RUN)
-	$(BIN)/python jobs/train.py --run.output-dir $(RUN) --train.name sft --rates.gamma 0
-	$(BIN)/python jobs/train.py --run.output-dir $(RUN) --train.name weft
-	$(BIN)/python jobs/evaluate.py --run.output-dir $(RUN)
-	$(BIN)/python jobs/evaluate.py --run.output-dir $(RUN) --checkpoint sft
-	$(BIN)/python jobs/evaluate.py --run.output-dir $(RUN) --checkpoint weft
-	$(BIN)/python jobs/report.py --run.output-dir $(RUN)
+	$(BIN)/python jobs/pipeline.py --run.output-dir $(RUN)
 
 test: install  ## all tests
 	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest

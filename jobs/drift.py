@@ -1,6 +1,9 @@
 """Measure how training moves the entropies: ``python jobs/drift.py --drift.checkpoint NAME``."""
 
 import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # pipeline is the package there
 
 from pipeline.cli import run_job
 

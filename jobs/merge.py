@@ -1,6 +1,9 @@
 """Merge a LoRA adapter into its base: ``python jobs/merge.py --merge.checkpoint NAME``."""
 
 import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # pipeline is the package there
 
 from pipeline.cli import run_job
 

@@ -1,6 +1,9 @@
 """Turn the sources into token ids: ``python jobs/prepare.py --config configs/NAME.toml``."""
 
 import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # pipeline is the package there
 
 from pipeline.cli import run_job
 

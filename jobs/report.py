@@ -1,6 +1,9 @@
 """Write the HTML report: ``python jobs/report.py --config configs/NAME.toml``."""
 
 import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # pipeline is the package there
 
 from pipeline.cli import run_job
 

@@ -1,6 +1,9 @@
 """Generate traces with an autoregressive model: ``python jobs/traces.py --traces.model PATH``."""
 
 import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # pipeline is the package there
 
 from pipeline.cli import run_job
 

@@ -1,6 +1,9 @@
 """Search the entropy weights: ``python jobs/tune.py --config configs/tiny_tune.toml``."""
 
 import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # pipeline is the package there
 
 from pipeline.cli import run_job
 

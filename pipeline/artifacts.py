@@ -9,7 +9,7 @@ whether its own output is already there.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,6 +157,15 @@ def is_done(folder: str, wanted: Manifest, *, overwrite: bool) -> bool:
     raise ArtifactError(
         f"{folder}: holds the output of another configuration ({difference(found, wanted)}); "
         f"use --overwrite to replace it, or give this run another name or output_dir"
+    )
+
+
+def are_there(outputs: Sequence[tuple[str, Manifest]]) -> bool:
+    """Whether each folder has the manifest of its recipe; the files are not read."""
+    found = [read_manifest(folder) for folder, _ in outputs]
+    return all(
+        one is not None and one.recipe == wanted.recipe
+        for one, (_, wanted) in zip(found, outputs, strict=True)
     )
 
 

@@ -43,17 +43,40 @@ def run_job(stage: str, argv: Sequence[str] | None = None) -> int:
     0: done, or there was nothing to do; 2: something the user can mend, printed without traceback.
     Each stage module offers ``run(config, overwrite=...)`` and ``describe(config) -> str``.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-    logging.getLogger("pipeline").setLevel(logging.INFO)
-    try:
-        invocation = parse_arguments(stage, sys.argv[1:] if argv is None else argv)
+
+    def work(invocation: Invocation) -> int:
         module = importlib.import_module(f"pipeline.{stage}")
         if invocation.dry_run:
             print(format_config(invocation.run_config))
             print(module.describe(invocation.run_config))
         else:
-            run: Callable[..., None] = module.run
-            run(with_absolute_paths(invocation.run_config), overwrite=invocation.overwrite)
+            module.run(with_absolute_paths(invocation.run_config), overwrite=invocation.overwrite)
+        return 0
+
+    return _guarded(stage, argv, work)
+
+
+def run_pipeline(argv: Sequence[str] | None = None) -> int:
+    """Run ``pipeline.graph`` with the command line ``argv``; the exit code, as of ``run_job``."""
+
+    def work(invocation: Invocation) -> int:
+        graph = importlib.import_module("pipeline.graph.stage")
+        if invocation.dry_run:
+            print(graph.describe(invocation.run_config, file=invocation.config))
+            return 0
+        code: int = graph.run(
+            invocation.run_config, file=invocation.config, overwrite=invocation.overwrite
+        )
+        return code
+
+    return _guarded("pipeline", argv, work)
+
+
+def _guarded(stage: str, argv: Sequence[str] | None, work: Callable[[Invocation], int]) -> int:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    logging.getLogger("pipeline").setLevel(logging.INFO)
+    try:
+        return work(parse_arguments(stage, sys.argv[1:] if argv is None else argv))
     except PipelineError as error:
         return _report(error)
     except Exception as error:
@@ -61,7 +84,6 @@ def run_job(stage: str, argv: Sequence[str] | None = None) -> int:
         if cause is None:
             raise
         return _report(cause)
-    return 0
 
 
 def parse_arguments(stage: str, argv: Sequence[str]) -> Invocation:

@@ -38,7 +38,7 @@ _SAMPLE, _FROZEN = "sample.parquet", "frozen.parquet"
 def run(config: RunConfig, *, overwrite: bool = False) -> None:
     """Write ``drift/<checkpoint>``, the missing steps of it, or say that it is done."""
     wanted, steps = _wanted(config)
-    folder = layout(config).drift(config.drift.checkpoint)
+    folder = _folder(config)
     if artifacts.is_done(folder, wanted, overwrite=overwrite):
         print(f"drift: {folder} is already finished; --overwrite repeats it")
     else:
@@ -48,6 +48,15 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
     rows = storage.read_json(storage.join(folder, DRIFT_FILE))
     print(text_table(DRIFT_COLUMNS, drift_rows(rows)))
     print(f"drift: {len(rows)} checkpoints, {rows[0]['num_examples']} examples -> {folder}")
+
+
+def outputs(config: RunConfig) -> list[tuple[str, Manifest]]:
+    """The drift, with what its manifest must say."""
+    return [(_folder(config), _wanted(config)[0])]
+
+
+def _folder(config: RunConfig) -> str:
+    return layout(config).drift(config.drift.checkpoint)
 
 
 def describe(config: RunConfig) -> str:

@@ -77,6 +77,11 @@ def _refuse_training(folder: str) -> None:
         )
 
 
+def outputs(config: RunConfig) -> list[tuple[str, Manifest]]:
+    """The merged checkpoint, with what its manifest must say."""
+    return [(layout(config).checkpoint(_name(config)), _wanted_manifest(_source(config)))]
+
+
 def describe(config: RunConfig) -> str:
     """What ``run`` would do, for ``--dry-run``."""
     if not config.merge.checkpoint:

@@ -33,8 +33,7 @@ class Settings:
 def main(settings: Settings) -> None:
     """See the module."""
     study, results = open_study(settings.study)
-    tables = all_tables(study, results)
-    tables["commits"] = f"Code of the commits {', '.join(f'`{c}`' for c in results.commits())}."
+    tables = all_tables(study, results) | {"origin": origin(study, results)}
     if settings.document is None:
         for name, table in tables.items():
             print(f"### {name}\n\n{table or 'nothing yet'}\n")
@@ -44,6 +43,14 @@ def main(settings: Settings) -> None:
     for name, svg in all_figures(study, results).items():
         figure = path.parent / "images" / f"study-{name}.svg"
         figure.write_text(str(svg).replace("currentColor", GREY), encoding="utf-8")
+
+
+def origin(study: Study, results: Results) -> str:
+    """What the tables are made of: how many trainings, by the code of which commits."""
+    runs = list(study.runs())
+    num_done = sum(results.has(run, study.config_of(run)) for run in runs)
+    commits = ", ".join(f"`{commit}`" for commit in results.commits())
+    return f"{num_done} of {len(runs)} trainings; code of {commits}."
 
 
 def open_study(folder: Path) -> tuple[Study, Results]:

@@ -23,7 +23,7 @@ from pipeline.layout import TRIALS_FILE, layout, with_absolute_paths
 from pipeline.report.data import open_reader, read_entropies, read_run
 from pipeline.report.token_views import top_tokens
 from pipeline.train.exports import export_folder, exported_steps
-from pipeline.train.stage import steps_of, uses_entropies
+from pipeline.train.stage import steps_of
 from studies.plan import BASE, GENERATED, REAL, Run, Study, load_study
 from studies.results import Results, searches, with_choices
 
@@ -86,7 +86,7 @@ def prepare_inputs(study: Study, step: Callable[..., None]) -> None:
     for run in study.runs():
         config = study.config_of(run)
         key = (run.size, config.reference.name)
-        if uses_entropies(config) and key not in done:
+        if config.uses_entropies and key not in done:
             done.add(key)
             step(f"{key[1]} of {run.size} traces", lambda config=config: reference.run(config))
 

@@ -11,7 +11,6 @@ from pipeline.tables import DRIFT_COLUMNS, drift_rows
 from pipeline.train.estimate import forward_flops, model_size
 from pipeline.train.plan import num_steps_of_epoch
 from pipeline.train.refresh import refresh_steps
-from pipeline.train.stage import uses_entropies
 from studies.found import (
     SETS,
     Comparison,
@@ -137,7 +136,7 @@ def flops(study: Study, found: Found, *, until: float = math.inf) -> float:
     per_epoch = found.total("tokens") / max(1, round(found.history[-1]["epoch"]) + 1)
     config = study.config_of(found.run)
     passes = 0
-    if uses_entropies(config):
+    if config.uses_entropies:
         facts = found.training["facts"]
         per = num_steps_of_epoch(facts["num_examples"], config.train.batch_size)
         passes = 1 + sum(step <= until for step in refresh_steps(config, per, facts["steps"]))

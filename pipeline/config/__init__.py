@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pipeline.config.base import RESOURCE, STRICT, identity
 from pipeline.config.data import DataSection, RunSection, SourceSection
 from pipeline.config.evaluate import DriftSection, EvaluateSection, MergeSection, ReportSection
+from pipeline.config.graph import GraphStage, JobSection, PipelineSection
 from pipeline.config.method import (
     ModelSection,
     NoiseSection,
@@ -19,6 +20,7 @@ from pipeline.config.method import (
 from pipeline.config.traces import TracesSection
 from pipeline.config.train import LoraSection, TrainSection
 from pipeline.config.tune import ArmSection, ParameterSection, TuneSection
+from weft.method_config import RATED
 
 __all__ = [
     "RESOURCE",
@@ -26,12 +28,15 @@ __all__ = [
     "DataSection",
     "DriftSection",
     "EvaluateSection",
+    "GraphStage",
+    "JobSection",
     "LoraSection",
     "MergeSection",
     "ModelSection",
     "NoiseSection",
     "ObjectiveSection",
     "ParameterSection",
+    "PipelineSection",
     "RatesSection",
     "ReferenceSection",
     "ReportSection",
@@ -66,3 +71,14 @@ class RunConfig:
     drift: DriftSection = DriftSection()
     traces: TracesSection = TracesSection()
     report: ReportSection = ReportSection()
+    pipeline: PipelineSection = PipelineSection()
+
+    @property
+    def is_rated(self) -> bool:
+        """Whether the objective makes something of entropies, whatever they are: not for SFT."""
+        return self.objective.name in RATED and self.rates.gamma != 0
+
+    @property
+    def uses_entropies(self) -> bool:
+        """Whether training reads the reference artifact: not for online entropies."""
+        return self.is_rated and self.rates.entropies != "online"

@@ -1,5 +1,5 @@
 """Stage evaluate: prompts -> decoding -> grades -> accuracies, on Ray Data actors."""
 
-from pipeline.evaluate.stage import describe, run
+from pipeline.evaluate.stage import describe, outputs, run
 
-__all__ = ["describe", "run"]
+__all__ = ["describe", "outputs", "run"]

@@ -64,6 +64,11 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
         print(f"evaluate: {num_items} items in {seconds:.0f} s -> {folders}")
 
 
+def outputs(config: RunConfig) -> list[tuple[str, Manifest]]:
+    """The evaluations, with what its manifest must say."""
+    return [(t.folder, t.wanted) for t in plan_targets(config, _load_all(config))]
+
+
 def describe(config: RunConfig) -> str:
     """What ``run`` would do, for ``--dry-run``."""
     items = _load_all(config)

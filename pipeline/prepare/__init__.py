@@ -1,5 +1,5 @@
 """Stage prepare: sources -> chat template -> token ids -> Parquet shards, on Ray Data."""
 
-from pipeline.prepare.stage import describe, require_prepared, run
+from pipeline.prepare.stage import describe, outputs, require_prepared, run, verify_prepared
 
-__all__ = ["describe", "require_prepared", "run"]
+__all__ = ["describe", "outputs", "require_prepared", "run", "verify_prepared"]

@@ -52,10 +52,8 @@ Surveyed = list[list[Part]]
 
 def run(config: RunConfig, *, overwrite: bool = False) -> None:
     """Write the ``prepared`` artifact of ``config``, or say that it is there already."""
-    folder = layout(config).prepared
-    _check(config)
-    surveyed = _survey(config)
-    wanted = _wanted(config, surveyed)
+    surveyed = _checked_survey(config)
+    [(folder, wanted)] = _outputs(config, surveyed)
     if artifacts.is_done(folder, wanted, overwrite=overwrite):
         print(f"prepare: {folder} is already finished; --overwrite repeats it")
         return
@@ -78,14 +76,32 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
 
 def describe(config: RunConfig) -> str:
     """What ``run`` would do, for ``--dry-run``."""
-    _check(config)
-    counts = [sum(part.num_rows for part in parts) for parts in _survey(config)]
+    counts = [sum(part.num_rows for part in parts) for parts in _checked_survey(config)]
     num_shards = min(config.data.num_shards, sum(counts))
     return (
         f"prepare: {sum(counts)} rows of {len(counts)} sources in {num_shards} shards "
         f"-> {layout(config).prepared}\n"
         f"memory of one task: about {size_text(_MEMORY_OF_TASK)}, whatever the size of a shard"
     )
+
+
+def outputs(config: RunConfig) -> list[tuple[str, Manifest]]:
+    """The prepared data, with what its manifest must say."""
+    return _outputs(config, _checked_survey(config))
+
+
+def _outputs(config: RunConfig, surveyed: Surveyed) -> list[tuple[str, Manifest]]:
+    return [(layout(config).prepared, _wanted(config, surveyed))]
+
+
+def _checked_survey(config: RunConfig) -> Surveyed:
+    _check(config)
+    return _survey(config)
+
+
+def verify_prepared(config: RunConfig) -> None:
+    """Raise ArtifactError where a file of the prepared data is not as it was written."""
+    artifacts.verify_files(layout(config).prepared, require_prepared(config))
 
 
 def require_prepared(config: RunConfig) -> Manifest:

@@ -1,5 +1,5 @@
 """Stage reference: predictive entropies of a frozen reference model, on Ray Data actors."""
 
-from pipeline.reference.stage import describe, run, wanted_manifest
+from pipeline.reference.stage import describe, outputs, run, wanted_manifest
 
-__all__ = ["describe", "run", "wanted_manifest"]
+__all__ = ["describe", "outputs", "run", "wanted_manifest"]

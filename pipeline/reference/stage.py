@@ -9,7 +9,7 @@ from pipeline.config import RunConfig, identity
 from pipeline.errors import CheckpointError
 from pipeline.layout import layout
 from pipeline.models import check_context, check_packing, weights_fingerprint
-from pipeline.prepare import require_prepared
+from pipeline.prepare import require_prepared, verify_prepared
 from pipeline.reference.compute import EntropyJob, compute
 from pipeline.sizes import size_text
 from pipeline.tokenizers import (
@@ -24,12 +24,10 @@ _BYTES = {"float32": 4, "bfloat16": 2}
 
 def run(config: RunConfig, *, overwrite: bool = False) -> None:
     """Write the ``entropies`` artifact, the missing shards of it, or say that it is done."""
-    folders = layout(config)
     prepared = require_prepared(config)
-    artifacts.verify_files(folders.prepared, prepared)
+    verify_prepared(config)
     _check_model(config)
-    wanted = wanted_manifest(config, prepared)
-    folder = folders.entropies
+    [(folder, wanted)] = outputs(config)
     if artifacts.is_done(folder, wanted, overwrite=overwrite):
         print(f"reference: {folder} is already finished; --overwrite repeats it")
         return
@@ -43,6 +41,11 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
         f"reference: {made.num_rows} examples, rejected {made.rejected}, in {seconds:.0f} s "
         f"({rate:,.0f} tokens a second once started) -> {folder}"
     )
+
+
+def outputs(config: RunConfig) -> list[tuple[str, Manifest]]:
+    """The entropies, with what its manifest must say."""
+    return [(layout(config).entropies, wanted_manifest(config, require_prepared(config)))]
 
 
 def resources(config: RunConfig) -> tuple[float, float]:

@@ -1,5 +1,5 @@
 """Stage train: fine-tune a denoiser with Ray Train."""
 
-from pipeline.train.stage import describe, run
+from pipeline.train.stage import describe, outputs, run
 
-__all__ = ["describe", "run"]
+__all__ = ["describe", "outputs", "run"]

@@ -13,13 +13,12 @@ from pipeline.config import RunConfig, identity
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.layout import STATE_FOLDER, layout
 from pipeline.models import check_context, check_trainable, start_fingerprint
-from pipeline.prepare import require_prepared
+from pipeline.prepare import require_prepared, verify_prepared
 from pipeline.reference.stage import resources as reference_resources
 from pipeline.tokenizers import check_tokenizer, tokenizer_fingerprints
 from pipeline.train.claim import CLAIM, claimed, require_free
 from pipeline.train.plan import check_world_size, num_steps_of_epoch, total_steps
 from pipeline.train.refresh import refresh_steps, refreshing
-from weft.method_config import RATED
 from weft.noise import NOISE_VERSION
 
 logger = logging.getLogger(__name__)
@@ -27,8 +26,7 @@ logger = logging.getLogger(__name__)
 
 def run(config: RunConfig, *, overwrite: bool = False) -> None:
     """Train ``checkpoints/<train.name>``, continue it where it stopped, or say that it is done."""
-    folder = layout(config).checkpoint(config.train.name)
-    wanted = wanted_manifest(config)
+    [(folder, wanted)] = outputs(config)
     if artifacts.is_done(folder, wanted, overwrite=overwrite):
         print(f"train: {folder} is already finished; --overwrite repeats it")
         return
@@ -36,6 +34,7 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
         _refuse_other_state(folder, wanted.recipe)
         artifacts.require_replaceable(folder)
     require_free(folder)  # before Ray, which takes its time
+    verify_prepared(config)
     started = time.monotonic()
     cpus, gpus = resources(config)
     # Ray Train watches its controller through the dashboard's interface.
@@ -67,6 +66,11 @@ def fit(
     return facts
 
 
+def outputs(config: RunConfig) -> list[tuple[str, Manifest]]:
+    """The checkpoint that is written, with what its manifest must say."""
+    return [(layout(config).checkpoint(config.train.name), wanted_manifest(config))]
+
+
 def resources(config: RunConfig) -> tuple[float, float]:
     """CPUs and GPUs that training holds, with those of the reference job beside it."""
     num_workers = config.train.num_workers
@@ -87,23 +91,12 @@ def describe(config: RunConfig) -> str:
     return describe_training(config, num_examples, origin)
 
 
-def uses_entropies(config: RunConfig) -> bool:
-    """Whether training reads the reference artifact: not for SFT, nor for online entropies."""
-    return _is_rated(config) and config.rates.entropies != "online"
-
-
-def _is_rated(config: RunConfig) -> bool:
-    return config.objective.name in RATED and config.rates.gamma != 0
-
-
 def wanted_manifest(config: RunConfig) -> Manifest:
     """What the checkpoint of ``config`` must say of itself; errors where it cannot be trained."""
-    folders = layout(config)
     prepared = require_prepared(config)
     tokenizer = tokenizer_fingerprints(config.model)
-    artifacts.verify_files(folders.prepared, prepared)
     inputs = {"prepared": prepared.content, "weights": start_fingerprint(config)} | tokenizer
-    if uses_entropies(config):
+    if config.uses_entropies:
         inputs["entropies"] = _matching_entropies(config, prepared).content
     _check_can_train(config, _num_examples(config))
     sections = ("model", "rates", "noise", "objective", "train", *_adapter_sections(config))
@@ -111,7 +104,7 @@ def wanted_manifest(config: RunConfig) -> Manifest:
     settings["model"].pop("path")  # known by its weights; where it lies may change
     if config.rates.entropies != "refreshed":
         settings["rates"] = {k: v for k, v in settings["rates"].items() if "refresh" not in k}
-    if _is_rated(config):
+    if config.is_rated:
         settings["rates"]["estimator"] = config.reference.estimator
     policy = {k: getattr(config.data, k) for k in ("eos_policy", "tail_max", "max_length")}
     if config.rates.beta_ref == "batch" or config.data.eos_policy == "pad_to_batch":
@@ -135,7 +128,7 @@ def _num_examples(config: RunConfig) -> int:
             f"train.held_out: wanted fewer than the {prepared.num_rows} prepared examples, got "
             f"{held_out}; lower it"
         )
-    if not uses_entropies(config):
+    if not config.uses_entropies:
         return prepared.num_rows - held_out
     folder = layout(config).entropies
     found = artifacts.require(folder, "reference", hint="run jobs/reference.py")
@@ -217,7 +210,7 @@ def _fit(
     states = storage.join(folder, STATE_FOLDER)
     own_states = storage.join(states, recipe)
     noted = take_over(own_states)
-    job = Job(config, folder, wanted, uses_entropies(config), noted)
+    job = Job(config, folder, wanted, config.uses_entropies, noted)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job},

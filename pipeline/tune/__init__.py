@@ -1,5 +1,5 @@
 """Stage tune: a search over the objective and how it is trained."""
 
-from pipeline.tune.stage import describe, run
+from pipeline.tune.stage import describe, outputs, run
 
-__all__ = ["describe", "run"]
+__all__ = ["describe", "outputs", "run"]

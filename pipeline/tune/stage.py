@@ -17,7 +17,7 @@ from pipeline.config_checks import check_config
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.layout import TRIALS_FILE, layout
 from pipeline.models import start_fingerprint
-from pipeline.prepare import require_prepared
+from pipeline.prepare import require_prepared, verify_prepared
 from pipeline.search_space import Arm, arms, configured
 from pipeline.tables import TRIAL_COLUMNS, text_table, trial_rows
 from pipeline.tokenizers import tokenizer_fingerprints
@@ -39,8 +39,7 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
     search_space.refuse_impossible(config, check_config)
     if artifacts.read_manifest(layout(config).prepared) is None:
         prepare.run(config)
-    wanted = _wanted(config)
-    folder = layout(config).search(config.tune.name)
+    [(folder, wanted)] = outputs(config)
     if artifacts.is_done(folder, wanted, overwrite=overwrite):
         print(f"tune: {folder} is already finished; --overwrite repeats it")
     else:
@@ -51,6 +50,7 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
         cpus, gpus = _session(config)
         with ray_session(cpus=cpus, gpus=gpus, dashboard=True):
             require_free(folder)
+            verify_prepared(config)
             if overwrite:
                 artifacts.clear(folder)
             storage.write_json(storage.join(folder, artifacts.RECIPE), wanted.recipe)
@@ -62,6 +62,11 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
     rows = storage.read_table(storage.join(folder, TRIALS_FILE)).to_pylist()
     print(text_table(TRIAL_COLUMNS, trial_rows(rows)))
     print(f"tune: {len(rows)} trials -> {storage.join(folder, BEST)}")
+
+
+def outputs(config: RunConfig) -> list[tuple[str, Manifest]]:
+    """The search, with what its manifest must say."""
+    return [(layout(config).search(config.tune.name), _wanted(config))]
 
 
 def describe(config: RunConfig) -> str:
@@ -215,7 +220,6 @@ def _search(config: RunConfig, folder: str) -> list[TrialRecord]:
 def _prepare_entropies(config: RunConfig) -> None:
     """Compute, once for all trials, every kind of entropies that some trial reads."""
     from pipeline import reference
-    from pipeline.train.stage import uses_entropies
 
     done = set()
     for arm in arms(config):
@@ -225,7 +229,7 @@ def _prepare_entropies(config: RunConfig) -> None:
             extra = {} if choice is None else {"reference.estimator": choice}
             made = configured(config, {**arm.fixed, **extra})
             name = entropies_name(config, made)
-            if name not in done and (_may_use_entropies(arm) or uses_entropies(made)):
+            if name not in done and (_may_use_entropies(arm) or made.uses_entropies):
                 done.add(name)
                 reference.run(replace(made, reference=replace(made.reference, name=name)))
 

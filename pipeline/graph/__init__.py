@@ -1,0 +1,1 @@
+"""Several stages as jobs of their own, on a cluster or here; see jobs/pipeline.py."""

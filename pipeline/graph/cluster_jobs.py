@@ -1,0 +1,135 @@
+"""Steps as jobs of a Ray cluster, through its Job Submission API."""
+
+import asyncio
+import os
+import shlex
+import threading
+import time
+from collections import deque
+from typing import Any
+
+from pipeline import artifacts
+from pipeline.errors import PipelineError
+from pipeline.graph.arguments import arguments_of
+from pipeline.graph.schedule import Status
+from pipeline.graph.steps import Step, toml_lines
+
+_KEPT_LINES = 20
+_PATIENCE_S = 120.0
+"""For so long the job server may be out of reach."""
+_STATUS: dict[str, Status] = {
+    "PENDING": "running",
+    "RUNNING": "running",
+    "SUCCEEDED": "finished",
+    "FAILED": "failed",
+    "STOPPED": "stopped",
+}
+
+
+class ClusterJobs:
+    """The jobs of one pipeline on one cluster."""
+
+    def __init__(self, client: Any, file: str, *, overwrite: bool = False) -> None:
+        """``client`` is Ray's JobSubmissionClient; ``file`` is as the working folder has it."""
+        self.client, self.file, self.overwrite = client, file, overwrite
+        self.ids: dict[str, str] = {}
+        """Submission id of each step that was started, or found running."""
+        self._tails: dict[str, _Tail] = {}
+        self._silent_since: float | None = None
+
+    def command(self, step: Step) -> str:
+        """The entrypoint of a step."""
+        own = arguments_of(step.stage, self.file, step.config)
+        extra = ["--overwrite"] if self.overwrite else []
+        return shlex.join(["python", f"jobs/{step.stage}.py", *own, *extra])
+
+    def start(self, step: Step) -> str:
+        """Submit a step, or find it running from before; the id of its job."""
+        command = self.command(step)
+        stem = f"{step.name}-{artifacts.fingerprint(command)[:8]}"
+        known = {
+            job.submission_id: str(job.status)
+            for job in self.client.list_jobs()
+            if (job.submission_id or "").rpartition("-")[0] == stem
+        }
+        running = [name for name, status in known.items() if _STATUS[status] == "running"]
+        if running:
+            name = str(running[0])
+        else:
+            name = f"{stem}-{len(known) + 1}"
+            self._submit(step, command, name)
+        self.ids[step.name] = name
+        self._tails[step.name] = _Tail(self.client, name)
+        return name
+
+    def status(self, step: Step) -> Status:
+        """How a step stands. Raises PipelineError after minutes without an answer."""
+        try:
+            status = _STATUS[str(self.client.get_job_status(self.ids[step.name]))]
+        except (RuntimeError, OSError) as error:
+            self._silent_since = self._silent_since or time.monotonic()
+            if time.monotonic() - self._silent_since > _PATIENCE_S:
+                raise PipelineError(
+                    f"the job server does not answer ({error}); the jobs may go on: "
+                    f"{', '.join(self.ids.values())}. Start this again to follow them"
+                ) from error
+            return "running"
+        self._silent_since = None
+        return status
+
+    def last_line(self, step: Step) -> str:
+        """What a running step printed last."""
+        lines = self._tails[step.name].lines if step.name in self._tails else ()
+        return lines[-1] if lines else ""
+
+    def last_lines(self, step: Step) -> list[str]:
+        """The end of the log of a step that has ended."""
+        text = str(self.client.get_job_logs(self.ids[step.name]))
+        return text.rstrip().splitlines()[-_KEPT_LINES:]
+
+    def stop(self, step: Step) -> None:
+        """Ask a job to stop."""
+        self.client.stop_job(self.ids[step.name])
+
+    def how_to_stop(self, step: Step) -> str:
+        """A command that stops a job that goes on by itself."""
+        return f"ray job stop {self.ids[step.name]}"
+
+    def _submit(self, step: Step, command: str, name: str) -> None:
+        section = step.section
+        where = f"pipeline.jobs, {step.name}"
+        own = toml_lines(section.runtime_env, where=f"{where}: runtime_env")
+        env = toml_lines(section.env, where=f"{where}: env")
+        runtime_env = {"working_dir": os.getcwd(), **own}
+        if env:
+            runtime_env["env_vars"] = {key: str(value) for key, value in env.items()}
+        self.client.submit_job(
+            entrypoint=command,
+            submission_id=name,
+            runtime_env=runtime_env,
+            metadata={"pipeline_step": step.name},
+            entrypoint_num_cpus=section.num_cpus or None,
+            entrypoint_num_gpus=section.num_gpus or None,
+            entrypoint_memory=int(section.memory_gib * 2**30) or None,
+            entrypoint_resources=toml_lines(section.resources, where=f"{where}: resources") or None,
+        )
+
+
+class _Tail:
+    """Follows the log of a job in a thread that ends with it."""
+
+    def __init__(self, client: Any, name: str) -> None:
+        self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._client, self._name = client, name
+        threading.Thread(target=self._follow, daemon=True).start()
+
+    def _follow(self) -> None:
+        # What it shows is no more than a sign of life: the log itself is asked for at the end.
+        try:
+            asyncio.run(self._read())
+        except Exception as error:
+            self.lines.append(f"(the log cannot be followed: {error})")
+
+    async def _read(self) -> None:
+        async for text in self._client.tail_job_logs(self._name):
+            self.lines.extend(line for line in text.splitlines() if line.strip())

@@ -1,0 +1,173 @@
+"""The graph: each job with its configuration, and the jobs that make what it reads."""
+
+import itertools
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipeline.config import JobSection, RunConfig
+from pipeline.errors import ConfigError
+from pipeline.search_space import configured, parse_line
+from weft.suggest import did_you_mean
+
+STANDARD = tuple(
+    JobSection(stage=stage) for stage in ("prepare", "reference", "train", "evaluate", "report")
+)
+"""The jobs of a configuration that names none."""
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One job of the graph."""
+
+    name: str
+    section: JobSection
+    config: RunConfig
+    after: tuple[str, ...] = ()
+    """Names of the steps that have to be done before."""
+
+    @property
+    def stage(self) -> str:
+        """What it runs."""
+        return self.section.stage
+
+
+def steps_of(config: RunConfig) -> list[Step]:
+    """All steps of ``config.pipeline``, each behind those that it waits for.
+
+    Raises ConfigError for names that come twice or do not exist, and for a circle.
+    """
+    sections = config.pipeline.jobs or STANDARD
+    steps = [step for section in sections for step in _variants(config, section)]
+    steps = [one for step in steps for one in _by_checkpoint(step, steps)]
+    names = [step.name for step in steps]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"pipeline.jobs: {name} is there twice; give each a name of its own")
+    return _sorted([replace(step, after=_waits_for(step, steps)) for step in steps])
+
+
+def chosen_steps(steps: Sequence[Step], only: Sequence[str]) -> list[Step]:
+    """The steps whose name, job or stage is among ``only``; all where it is empty."""
+    known = dict.fromkeys(n for s in steps for n in (s.name, s.section.name, s.stage) if n)
+    for name in only:
+        if name not in known:
+            raise ConfigError(
+                f"pipeline.only: wanted names of jobs or stages, got {name!r}"
+                f"{did_you_mean(name, list(known))}"
+            )
+    wanted = set(only) or set(known)
+    return [s for s in steps if wanted & {s.name, s.section.name, s.stage}]
+
+
+def toml_lines(lines: Sequence[str], *, where: str) -> dict[str, Any]:
+    """The values of TOML lines; ConfigError for what is none."""
+    try:
+        return tomllib.loads("\n".join(lines))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where}: wanted lines such as NAME = 'value' ({error})") from error
+
+
+def _variants(config: RunConfig, section: JobSection) -> Iterator[Step]:
+    """One step for each seed and each combination of ``each``."""
+    where = f"pipeline.jobs, {section.name or section.stage}"
+    fixed = {key: value for line in section.set for key, value in parse_line(line).items()}
+    seeds = [("run.seed", seed) for seed in section.seeds]
+    axes = [seeds] if seeds else []
+    for line in section.each:
+        for key, values in parse_line(line).items():
+            if not isinstance(values, list) or not values:
+                raise ConfigError(f"{where}: each: {key}: wanted an array of values, got {values}")
+            axes.append([(key, value) for value in values])
+    for point in itertools.product(*axes):
+        name = "-".join([section.name or section.stage, *(_word(value) for _, value in point)])
+        is_named = bool(section.name or point)
+        own = _own_name(section.stage, name) if is_named else {}
+        values = {**own, **fixed, **dict(point)}
+        yield Step(name, section, configured(config, values, where=where))
+
+
+def _word(value: Any) -> str:
+    """A value as a part of a name."""
+    text = "-".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text.rstrip("/").rpartition("/")[2]
+
+
+def _own_name(stage: str, name: str) -> dict[str, Any]:
+    return {f"{stage}.name": name} if stage in ("train", "evaluate", "tune", "merge") else {}
+
+
+def _by_checkpoint(step: Step, steps: Sequence[Step]) -> Iterator[Step]:
+    """An evaluation that names no checkpoint: one of each that the graph makes, and of the base."""
+    if step.stage != "evaluate" or step.config.evaluate.checkpoints:
+        yield step
+        return
+    for checkpoint in dict.fromkeys([BASE, *filter(None, map(_made, _beside(step, steps)))]):
+        # The evaluation of a job without a name has that of its checkpoint.
+        own = step.config.evaluate.name and f"{step.config.evaluate.name}-{checkpoint}"
+        section = replace(step.config.evaluate, checkpoints=(checkpoint,), name=own)
+        config = replace(step.config, evaluate=section)
+        yield replace(step, name=f"{step.name}-{checkpoint}", config=config)
+
+
+def _beside(step: Step, steps: Sequence[Step]) -> list[Step]:
+    """The steps of the same run."""
+    return [s for s in steps if s.config.run.output_dir == step.config.run.output_dir]
+
+
+def _made(step: Step) -> str:
+    """The checkpoint that a step makes, if it makes one."""
+    if step.stage == "train":
+        return step.config.train.name
+    return step.config.merge.name if step.stage == "merge" else ""
+
+
+def _waits_for(step: Step, steps: Sequence[Step]) -> tuple[str, ...]:
+    """The steps that make what ``step`` reads, and those that it names."""
+    beside = _beside(step, steps)
+    known = {s.name: s for s in steps}
+    found = {s.name for s in beside if s is not step and _is_read(s, step)}
+    for name in step.section.after:
+        named = {s.name for s in steps if name in (s.name, s.section.name)} or {name}
+        if not named <= known.keys():
+            raise ConfigError(
+                f"pipeline.jobs, {step.name}: after: no job {name!r}{did_you_mean(name, [*known])}"
+            )
+        found |= named
+    return tuple(name for name in known if name in found)
+
+
+def _is_read(other: Step, step: Step) -> bool:
+    """Whether ``step`` reads what ``other`` makes."""
+    config = step.config
+    if step.stage == "report":
+        return other.stage != "report"
+    if other.stage == "prepare":
+        return step.stage in ("reference", "train", "tune", "drift")
+    if other.stage == "reference":
+        is_same = other.config.reference.name == config.reference.name
+        return is_same and (
+            step.stage in ("tune", "drift") or (step.stage == "train" and config.uses_entropies)
+        )
+    read = {
+        "evaluate": config.evaluate.checkpoints,
+        "merge": (config.merge.checkpoint,),
+        "drift": (config.drift.checkpoint,),
+    }
+    return bool(_made(other)) and _made(other) in read.get(step.stage, ())
+
+
+def _sorted(steps: Sequence[Step]) -> list[Step]:
+    """Each step behind those that it waits for, otherwise in their order."""
+    left, done = list(steps), list[Step]()
+    while left:
+        names = {step.name for step in done}
+        ready = [step for step in left if names.issuperset(step.after)]
+        if not ready:
+            circle = ", ".join(step.name for step in left)
+            raise ConfigError(f"pipeline.jobs: these wait for each other: {circle}; see after")
+        done += ready
+        left = [step for step in left if step not in ready]
+    return done

@@ -1,0 +1,243 @@
+"""A pipeline that runs here, with real stages, and one on a cluster whose job server is played."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import artifacts
+from pipeline.cli import run_pipeline
+from pipeline.config_file import load_config
+from pipeline.graph import stage
+from pipeline.graph.cluster_jobs import ClusterJobs
+from pipeline.graph.schedule import Schedule
+from pipeline.graph.steps import steps_of
+
+CONFIG = """
+[run]
+output_dir = "{root}/run"
+[data]
+max_length = 256
+num_shards = 1
+[[data.sources]]
+kind = "task"
+task = "sudoku"
+count = 8
+[[pipeline.jobs]]
+stage = "prepare"
+[[pipeline.jobs]]
+stage = "train"
+name = "weft"
+seeds = [0, 1]
+[[pipeline.jobs]]
+stage = "train"
+name = "sft"
+set = ["rates.gamma = 0.0", "lora.enabled = true"]
+env = ["HF_HOME = '/data'"]
+runtime_env = ["pip = ['x']"]
+num_cpus = 2.0
+memory_gib = 1.0
+resources = ["head = 0.001"]
+[[pipeline.jobs]]
+stage = "evaluate"
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "graph.toml"
+    path.write_text(CONFIG.format(root=tmp_path))
+    return path
+
+
+def test_here_steps_run_in_turn_and_a_failure_blocks_its_dependants_alone(
+    file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    chosen = ["--pipeline.only", "prepare", "weft-0", "evaluate-weft-0"]
+    # Training weft wants entropies, which nothing has made.
+    assert run_pipeline(["--config", str(file), *chosen]) == 1
+    out, err = capfd.readouterr()
+    words = [line.split()[:2] for line in out.splitlines() if line]
+    assert ["prepare", "finished"] in words
+    assert ["weft-0", "failed"] in words
+    assert ["evaluate-weft-0", "blocked"] in words
+    assert "run jobs/reference.py" in err
+    assert "weft-0 did not finish" in err
+    assert artifacts.read_manifest(str(file.parent / "run" / "prepared")) is not None
+    # What is there is not made again.
+    assert run_pipeline(["--config", str(file), "--pipeline.only", "prepare"]) == 0
+    assert ["prepare", "skipped"] in [x.split()[:2] for x in capfd.readouterr().out.splitlines()]
+
+
+@dataclass
+class Job:
+    submission_id: str
+    status: str
+    request: dict[str, Any]
+
+
+class Server:
+    """Ends every job at the second look at it; the ones named in ``faults`` with a failure."""
+
+    def __init__(self, *faults: str) -> None:
+        self.faults, self.jobs = faults, dict[str, Job]()
+        self.looks = dict[str, int]()
+        self.most = 0
+
+    def list_jobs(self) -> list[Job]:
+        return list(self.jobs.values())
+
+    def submit_job(self, *, submission_id: str, **request: Any) -> str:
+        self.jobs[submission_id] = Job(submission_id, "RUNNING", request)
+        self.most = max(self.most, sum(j.status == "RUNNING" for j in self.jobs.values()))
+        return submission_id
+
+    def get_job_status(self, name: str) -> str:
+        self.looks[name] = self.looks.get(name, 0) + 1
+        if self.looks[name] == 2:
+            step = self.jobs[name].request["metadata"]["pipeline_step"]
+            self.jobs[name].status = "FAILED" if step in self.faults else "SUCCEEDED"
+        return self.jobs[name].status
+
+    def get_job_logs(self, name: str) -> str:
+        return "".join(f"line {k} of {name}\n" for k in range(50))
+
+    async def tail_job_logs(self, name: str) -> AsyncIterator[str]:
+        yield f"begun {name}\n"
+
+    def stop_job(self, name: str) -> None:
+        self.jobs[name].status = "STOPPED"
+
+
+@pytest.fixture
+def schedule(file: Path, monkeypatch: pytest.MonkeyPatch) -> Schedule:
+    monkeypatch.setattr(stage, "_POLL_S", 0.001)
+    return Schedule.of(steps_of(load_config(file)))
+
+
+def names(server: Server) -> list[str]:
+    return [job.request["metadata"]["pipeline_step"] for job in server.jobs.values()]
+
+
+def test_on_a_cluster_each_step_is_a_job_with_what_its_section_says(
+    file: Path, schedule: Schedule, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = Server()
+    assert stage.run_on(ClusterJobs(server, "graph.toml"), schedule) == 0
+    assert names(server)[:2] == ["prepare", "evaluate-base"]
+    assert sorted(names(server)) == sorted(schedule.progress)
+    assert server.most == 3  # the trainings, side by side
+    (sft,) = [j for j in server.jobs.values() if "--train.name sft" in j.request["entrypoint"]]
+    assert sft.request["entrypoint"] == (
+        "python jobs/train.py --config graph.toml --rates.gamma 0.0 --train.name sft --lora.enabled"
+    )
+    assert sft.request["entrypoint_num_cpus"] == 2.0
+    assert sft.request["entrypoint_memory"] == 2**30
+    assert sft.request["entrypoint_resources"] == {"head": 0.001}
+    assert sft.request["runtime_env"] == {
+        "working_dir": str(file.parent),
+        "pip": ["x"],
+        "env_vars": {"HF_HOME": "/data"},
+    }
+    assert "evaluate-sft  finished" in capsys.readouterr().out
+
+
+def test_a_failed_job_prints_its_end_and_can_be_started_again(
+    file: Path, schedule: Schedule, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = Server("weft-1")
+    assert stage.run_on(ClusterJobs(server, "graph.toml"), schedule) == 1
+    captured = capsys.readouterr()
+    (failed,) = [n for n in server.jobs if n.startswith("weft-1-")]
+    assert "weft-1 failed" in captured.err
+    assert f"line 49 of {failed}" in captured.err
+    assert "line 3 of" not in captured.err
+    assert schedule.progress["evaluate-weft-1"].status == "blocked"
+    assert schedule.progress["evaluate-weft-0"].status == "finished"
+    server.faults = ()
+    again = Schedule.of([schedule.progress["weft-1"].step])
+    assert stage.run_on(ClusterJobs(server, "graph.toml"), again) == 0
+    assert [n for n in server.jobs if n.startswith("weft-1-")] == [failed, f"{failed[:-1]}2"]
+
+
+def test_a_job_that_still_runs_is_followed_and_not_submitted_twice(
+    file: Path, schedule: Schedule
+) -> None:
+    server, step = Server(), schedule.progress["prepare"].step
+    first = ClusterJobs(server, "graph.toml").start(step)
+    assert ClusterJobs(server, "graph.toml").start(step) == first
+    assert len(server.jobs) == 1
+
+
+@pytest.mark.parametrize(("answer", "status"), [("y", "STOPPED"), ("n", "RUNNING")])
+def test_an_interrupt_asks_and_never_leaves_jobs_unnamed(
+    answer: str,
+    status: str,
+    file: Path,
+    schedule: Schedule,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server = Server()
+    jobs = ClusterJobs(server, "graph.toml")
+
+    def interrupted(step: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "status", interrupted)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    asked = list[str]()
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or answer)
+    assert stage.run_on(jobs, schedule) == 130
+    assert "Stop prepare, evaluate-base on the cluster" in asked[0]
+    assert {job.status for job in server.jobs.values()} == {status}
+    shown = capsys.readouterr().out
+    for name in server.jobs:
+        assert (f"ray job stop {name}" in shown) == (answer == "n")
+
+
+def test_a_job_server_that_falls_silent_is_waited_for_and_then_an_error(
+    file: Path, schedule: Schedule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, step = Server(), schedule.progress["prepare"].step
+    jobs = ClusterJobs(server, "graph.toml")
+    name = jobs.start(step)
+
+    def silent(name: str) -> str:
+        raise ConnectionError("refused")
+
+    answer = server.get_job_status
+    monkeypatch.setattr(server, "get_job_status", silent)
+    assert jobs.status(step) == "running"
+    monkeypatch.setattr(server, "get_job_status", answer)
+    assert jobs.status(step) == "running"
+    monkeypatch.setattr(server, "get_job_status", silent)
+    monkeypatch.setattr("pipeline.graph.cluster_jobs._PATIENCE_S", -1.0)
+    with pytest.raises(stage.PipelineError, match=rf"does not answer.*{name}"):
+        jobs.status(step)
+
+
+def test_a_file_outside_the_working_folder_is_refused(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert stage._inside(str(file)) == "graph.toml"
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    monkeypatch.chdir(other)
+    with pytest.raises(stage.ConfigError, match="outside the working folder"):
+        stage._inside(str(file))
+
+
+def test_a_dry_run_prints_the_graph_and_starts_nothing(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_pipeline(["--config", str(file), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "8 jobs; no cluster" in out
+    assert "jobs/train.py --config" in out
+    assert not (file.parent / "run").exists()

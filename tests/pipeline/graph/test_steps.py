@@ -1,0 +1,175 @@
+"""The graph of a pipeline: its steps, what each waits for, and the command line of each."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import parse_arguments
+from pipeline.config import RunConfig
+from pipeline.config_file import load_config
+from pipeline.errors import ConfigError
+from pipeline.graph.arguments import arguments_of
+from pipeline.graph.steps import Step, chosen_steps, steps_of
+
+SOURCE = """
+[run]
+output_dir = "runs/graph"
+[[data.sources]]
+kind = "task"
+task = "sudoku"
+count = 8
+"""
+GRAPH = """
+[[pipeline.jobs]]
+stage = "report"
+[[pipeline.jobs]]
+stage = "prepare"
+[[pipeline.jobs]]
+stage = "reference"
+[[pipeline.jobs]]
+stage = "train"
+name = "sft"
+set = ["rates.gamma = 0.0", "train.use_gpu = true"]
+seeds = [0, 1]
+[[pipeline.jobs]]
+stage = "train"
+name = "weft"
+[[pipeline.jobs]]
+stage = "train"
+name = "online"
+set = ["rates.entropies = 'online'"]
+[[pipeline.jobs]]
+stage = "tune"
+[[pipeline.jobs]]
+stage = "merge"
+set = ["merge.checkpoint = 'weft'", "merge.name = 'merged'"]
+[[pipeline.jobs]]
+stage = "drift"
+set = ["drift.checkpoint = 'weft'"]
+[[pipeline.jobs]]
+stage = "evaluate"
+each = ["evaluate.tasks = [['sudoku'], ['sudoku', 'countdown']]"]
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def written(text: str) -> tuple[str, RunConfig]:
+        path = tmp_path / "graph.toml"
+        path.write_text(SOURCE + text)
+        return str(path), load_config(path)
+
+    return written
+
+
+def by_name(config: RunConfig) -> dict[str, Step]:
+    return {step.name: step for step in steps_of(config)}
+
+
+def test_a_step_waits_for_what_makes_its_inputs(write) -> None:
+    steps = by_name(write(GRAPH)[1])
+    waits = {name: set(step.after) for name, step in steps.items()}
+    assert waits["prepare"] == set()
+    assert waits["reference"] == {"prepare"}
+    # Neither SFT nor online entropies read the reference artifact.
+    assert waits["sft-0"] == waits["sft-1"] == waits["online"] == {"prepare"}
+    assert waits["weft"] == waits["tune"] == {"prepare", "reference"}
+    assert waits["merge"] == {"weft"}
+    assert waits["drift"] == {"prepare", "reference", "weft"}
+    assert waits["evaluate-sudoku-base"] == set()
+    assert waits["evaluate-sudoku-sft-1"] == {"sft-1"}
+    assert waits["evaluate-sudoku-countdown-merged"] == {"merge"}
+    assert waits["report"] == steps.keys() - {"report"}
+    order = list(steps)
+    assert all(
+        order.index(b) < order.index(name) for name, step in steps.items() for b in step.after
+    )
+
+
+def test_variants_have_names_and_settings_of_their_own(write) -> None:
+    steps = by_name(write(GRAPH)[1])
+    assert (steps["sft-1"].config.run.seed, steps["sft-1"].config.train.name) == (1, "sft-1")
+    assert steps["sft-0"].config.rates.gamma == 0.0
+    assert steps["online"].config.train.name == "online"
+    evaluation = steps["evaluate-sudoku-countdown-online"].config.evaluate
+    assert evaluation.tasks == ("sudoku", "countdown")
+    assert evaluation.checkpoints == ("online",)
+    names = [s.config.evaluate.name for s in steps.values() if s.stage == "evaluate"]
+    assert len(names) == len(set(names)) == 2 * 6
+
+
+def test_without_jobs_the_file_is_one_run_from_data_to_report(write) -> None:
+    steps = by_name(write("[train]\nname = 'mine'\n")[1])
+    assert list(steps) == [
+        "prepare",
+        "evaluate-base",
+        "reference",
+        "train",
+        "evaluate-mine",
+        "report",
+    ]
+    assert steps["evaluate-mine"].after == ("train",)
+    # As by hand: each evaluation has the name of its checkpoint.
+    assert steps["evaluate-mine"].config.evaluate.name == ""
+
+
+def test_each_command_line_makes_the_configuration_of_its_step(write) -> None:
+    file, config = write(GRAPH)
+    for step in steps_of(config):
+        found = arguments_of(step.stage, file, step.config)
+        made = parse_arguments(step.stage, found).run_config
+        assert made == step.config, step.name
+    assert arguments_of("train", file, by_name(config)["sft-1"].config)[2:] == [
+        *("--run.seed", "1", "--rates.gamma", "0.0"),
+        *("--train.name", "sft-1", "--train.use-gpu"),
+    ]
+
+
+def test_what_the_command_line_changed_reaches_every_step(write) -> None:
+    file, _ = write(GRAPH)
+    changed = ["--config", file, "--data.sources.0.count", "4", "--pipeline.only", "prepare"]
+    config = parse_arguments("pipeline", changed).run_config
+    (step,) = chosen_steps(steps_of(config), config.pipeline.only)
+    assert arguments_of("prepare", file, step.config)[2:] == ["--data.sources.0.count", "4"]
+
+
+def test_a_part_of_the_graph_is_chosen_by_name_job_or_stage(write) -> None:
+    steps = steps_of(write(GRAPH)[1])
+    assert [s.name for s in chosen_steps(steps, ["sft"])] == ["sft-0", "sft-1"]
+    assert [s.name for s in chosen_steps(steps, ["weft", "reference"])] == ["reference", "weft"]
+    assert len(chosen_steps(steps, ["evaluate"])) == 12
+    assert len(chosen_steps(steps, [])) == len(steps)
+    with pytest.raises(ConfigError, match=r"'wefd'.*weft"):
+        chosen_steps(steps, ["wefd"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[[pipeline.jobs]]\nstage = 'train'\n" * 2, "train is there twice"),
+        (
+            "[[pipeline.jobs]]\nstage = 'train'\nafter = ['prepar']\n",
+            "train: after: no job 'prepar'",
+        ),
+        ("[[pipeline.jobs]]\nstage = 'train'\nset = ['train.nam = 1']\n", "unknown key train.nam"),
+        ("[[pipeline.jobs]]\nstage = 'train'\neach = ['run.seed = 1']\n", "wanted an array"),
+        (
+            "[[pipeline.jobs]]\nstage = 'train'\nafter = ['tune']\n"
+            "[[pipeline.jobs]]\nstage = 'tune'\nafter = ['train']\n",
+            "wait for each other: train, tune",
+        ),
+    ],
+)
+def test_what_makes_no_graph_is_refused(write, text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        steps_of(write(text)[1])
+
+
+def test_a_change_that_no_flag_can_say_is_refused(write) -> None:
+    file, config = write("[[pipeline.jobs]]\nstage = 'prepare'\nset = ['data.sources = []']\n")
+    (step,) = steps_of(config)
+    with pytest.raises(
+        ConfigError, match=r"data\.sources: wanted as many tables as the file has, 1, got 0"
+    ):
+        arguments_of("prepare", file, step.config)
