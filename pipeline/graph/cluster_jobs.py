@@ -1,11 +1,11 @@
 """Steps as jobs of a Ray cluster, through its Job Submission API."""
 
 import asyncio
-import os
 import shlex
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline import artifacts
@@ -26,12 +26,24 @@ _STATUS: dict[str, Status] = {
 }
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where jobs find the code and the configuration."""
+
+    file: str
+    """The configuration, as a job names it."""
+    scripts: str = "jobs"
+    """Folder of the entry points."""
+    working_dir: str | None = None
+    """What is uploaded for each job, which then runs in a copy of it; None: all nodes have it."""
+
+
 class ClusterJobs:
     """The jobs of one pipeline on one cluster."""
 
-    def __init__(self, client: Any, file: str, *, overwrite: bool = False) -> None:
-        """``client`` is Ray's JobSubmissionClient; ``file`` is as the working folder has it."""
-        self.client, self.file, self.overwrite = client, file, overwrite
+    def __init__(self, client: Any, place: Place, *, overwrite: bool = False) -> None:
+        """``client`` is Ray's JobSubmissionClient."""
+        self.client, self.place, self.overwrite = client, place, overwrite
         self.ids: dict[str, str] = {}
         """Submission id of each step that was started, or found running."""
         self._tails: dict[str, _Tail] = {}
@@ -39,9 +51,9 @@ class ClusterJobs:
 
     def command(self, step: Step) -> str:
         """The entrypoint of a step."""
-        own = arguments_of(step.stage, self.file, step.config)
+        own = arguments_of(step.stage, self.place.file, step.config)
         extra = ["--overwrite"] if self.overwrite else []
-        return shlex.join(["python", f"jobs/{step.stage}.py", *own, *extra])
+        return shlex.join(["python", f"{self.place.scripts}/{step.stage}.py", *own, *extra])
 
     def start(self, step: Step) -> str:
         """Submit a step, or find it running from before; the id of its job."""
@@ -100,7 +112,10 @@ class ClusterJobs:
         where = f"pipeline.jobs, {step.name}"
         own = toml_lines(section.runtime_env, where=f"{where}: runtime_env")
         env = toml_lines(section.env, where=f"{where}: env")
-        runtime_env = {"working_dir": os.getcwd(), **own}
+        runtime_env: dict[str, Any] = {}
+        if self.place.working_dir:
+            runtime_env["working_dir"] = self.place.working_dir
+        runtime_env |= own
         if env:
             runtime_env["env_vars"] = {key: str(value) for key, value in env.items()}
         self.client.submit_job(

@@ -1,6 +1,7 @@
 """Run a pipeline: every step as a job of its own on a cluster, or here, one after the other."""
 
 import importlib
+import json
 import os
 import sys
 import time
@@ -13,7 +14,7 @@ from pipeline.cli import run_job
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.graph.arguments import arguments_of
-from pipeline.graph.cluster_jobs import ClusterJobs
+from pipeline.graph.cluster_jobs import ClusterJobs, Place
 from pipeline.graph.schedule import Schedule
 from pipeline.graph.steps import Step, chosen_steps, steps_of
 from pipeline.graph.table import shown
@@ -36,7 +37,7 @@ def run(config: RunConfig, *, file: str, overwrite: bool = False) -> int:
     address = _address(config)
     if not address:
         return _run_here(schedule, file, overwrite)
-    jobs = ClusterJobs(_client(address), _inside(file), overwrite=overwrite)
+    jobs = ClusterJobs(_client(address), place_of(file), overwrite=overwrite)
     return run_on(jobs, schedule)
 
 
@@ -185,10 +186,18 @@ def _client(address: str) -> Any:
         ) from error
 
 
-def _inside(file: str) -> str:
-    """The file as a job finds it in its copy of the working folder."""
+def place_of(file: str) -> Place:
+    """Where jobs find ``file`` and the code: in a copy of the working folder, which has both.
+
+    Within a job that runs in no such copy all nodes have the code where this one has it.
+    """
+    job = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
+    if job and not json.loads(job).get("runtime_env", {}).get("working_dir"):
+        scripts = Path(__file__).resolve().parents[2] / "jobs"
+        return Place(os.path.abspath(file), str(scripts))
     try:
-        return str(Path(file).resolve().relative_to(Path.cwd()))
+        inside = str(Path(file).resolve().relative_to(Path.cwd()))
+        return Place(inside, working_dir=os.getcwd())
     except ValueError as error:
         raise ConfigError(
             f"--config: {file} lies outside the working folder {Path.cwd()}, which is what the "

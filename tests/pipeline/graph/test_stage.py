@@ -11,7 +11,7 @@ from pipeline import artifacts
 from pipeline.cli import run_pipeline
 from pipeline.config_file import load_config
 from pipeline.graph import stage
-from pipeline.graph.cluster_jobs import ClusterJobs
+from pipeline.graph.cluster_jobs import ClusterJobs, Place
 from pipeline.graph.schedule import Schedule
 from pipeline.graph.steps import steps_of
 
@@ -74,6 +74,9 @@ def test_here_steps_run_in_turn_and_a_failure_blocks_its_dependants_alone(
     assert ["prepare", "skipped"] in [x.split()[:2] for x in capfd.readouterr().out.splitlines()]
 
 
+PLACE = Place("graph.toml", working_dir="/code")
+
+
 @dataclass
 class Job:
     submission_id: str
@@ -128,7 +131,7 @@ def test_on_a_cluster_each_step_is_a_job_with_what_its_section_says(
     file: Path, schedule: Schedule, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server = Server()
-    assert stage.run_on(ClusterJobs(server, "graph.toml"), schedule) == 0
+    assert stage.run_on(ClusterJobs(server, PLACE), schedule) == 0
     assert names(server)[:2] == ["prepare", "evaluate-base"]
     assert sorted(names(server)) == sorted(schedule.progress)
     assert server.most == 3  # the trainings, side by side
@@ -140,7 +143,7 @@ def test_on_a_cluster_each_step_is_a_job_with_what_its_section_says(
     assert sft.request["entrypoint_memory"] == 2**30
     assert sft.request["entrypoint_resources"] == {"head": 0.001}
     assert sft.request["runtime_env"] == {
-        "working_dir": str(file.parent),
+        "working_dir": "/code",
         "pip": ["x"],
         "env_vars": {"HF_HOME": "/data"},
     }
@@ -151,7 +154,7 @@ def test_a_failed_job_prints_its_end_and_can_be_started_again(
     file: Path, schedule: Schedule, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server = Server("weft-1")
-    assert stage.run_on(ClusterJobs(server, "graph.toml"), schedule) == 1
+    assert stage.run_on(ClusterJobs(server, PLACE), schedule) == 1
     captured = capsys.readouterr()
     (failed,) = [n for n in server.jobs if n.startswith("weft-1-")]
     assert "weft-1 failed" in captured.err
@@ -161,7 +164,7 @@ def test_a_failed_job_prints_its_end_and_can_be_started_again(
     assert schedule.progress["evaluate-weft-0"].status == "finished"
     server.faults = ()
     again = Schedule.of([schedule.progress["weft-1"].step])
-    assert stage.run_on(ClusterJobs(server, "graph.toml"), again) == 0
+    assert stage.run_on(ClusterJobs(server, PLACE), again) == 0
     assert [n for n in server.jobs if n.startswith("weft-1-")] == [failed, f"{failed[:-1]}2"]
 
 
@@ -169,8 +172,8 @@ def test_a_job_that_still_runs_is_followed_and_not_submitted_twice(
     file: Path, schedule: Schedule
 ) -> None:
     server, step = Server(), schedule.progress["prepare"].step
-    first = ClusterJobs(server, "graph.toml").start(step)
-    assert ClusterJobs(server, "graph.toml").start(step) == first
+    first = ClusterJobs(server, PLACE).start(step)
+    assert ClusterJobs(server, PLACE).start(step) == first
     assert len(server.jobs) == 1
 
 
@@ -184,7 +187,7 @@ def test_an_interrupt_asks_and_never_leaves_jobs_unnamed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     server = Server()
-    jobs = ClusterJobs(server, "graph.toml")
+    jobs = ClusterJobs(server, PLACE)
 
     def interrupted(step: object) -> str:
         raise KeyboardInterrupt
@@ -205,7 +208,7 @@ def test_a_job_server_that_falls_silent_is_waited_for_and_then_an_error(
     file: Path, schedule: Schedule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, step = Server(), schedule.progress["prepare"].step
-    jobs = ClusterJobs(server, "graph.toml")
+    jobs = ClusterJobs(server, PLACE)
     name = jobs.start(step)
 
     def silent(name: str) -> str:
@@ -222,15 +225,23 @@ def test_a_job_server_that_falls_silent_is_waited_for_and_then_an_error(
         jobs.status(step)
 
 
-def test_a_file_outside_the_working_folder_is_refused(
+def test_jobs_find_code_and_file_in_a_copy_or_where_all_nodes_have_them(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert stage._inside(str(file)) == "graph.toml"
+    assert stage.place_of(str(file)) == Place("graph.toml", "jobs", str(tmp_path))
     other = tmp_path / "elsewhere"
     other.mkdir()
     monkeypatch.chdir(other)
     with pytest.raises(stage.ConfigError, match="outside the working folder"):
-        stage._inside(str(file))
+        stage.place_of(str(file))
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"runtime_env": {}}')
+    place = stage.place_of(str(file))
+    assert (place.file, place.working_dir) == (str(file), None)
+    assert (Path(place.scripts) / "train.py").is_file()
+    copied = '{"runtime_env": {"working_dir": "gcs://x.zip"}}'
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", copied)
+    monkeypatch.chdir(tmp_path)
+    assert stage.place_of("graph.toml").working_dir == str(tmp_path)
 
 
 def test_a_dry_run_prints_the_graph_and_starts_nothing(

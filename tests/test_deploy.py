@@ -1,0 +1,181 @@
+"""cluster.yaml and deploy/, against Ray's own code and the schema of KubeRay, without any cloud."""
+
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.config_checks import check_config
+from pipeline.config_file import load_config
+from scripts.check_deploy import (
+    SCHEMAS,
+    kuberay_problems,
+    launcher_problems,
+    rendered,
+    unedited,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+LAUNCHER = [ROOT / "cluster.yaml", ROOT / "deploy" / "cluster.gcp.yaml"]
+KUBERAY = ROOT / "deploy" / "kuberay"
+OVERLAYS = sorted((KUBERAY / "overlays").iterdir())
+GPU_TYPES = ("gpu_on_demand", "gpu_spot")
+
+
+@pytest.mark.parametrize("path", LAUNCHER, ids=lambda path: path.name)
+def test_ray_accepts_the_file_and_its_limits_add_up(path: Path) -> None:
+    assert list(launcher_problems(path)) == []
+
+
+@pytest.mark.parametrize("folder", [KUBERAY / "base", *OVERLAYS], ids=lambda path: path.name)
+def test_manifests_fit_their_schema(folder: Path) -> None:
+    assert list(kuberay_problems(folder)) == []
+
+
+def test_every_component_is_used_by_some_overlay_or_fits_one(tmp_path: Path) -> None:
+    copy = tmp_path / "kuberay"
+    shutil.copytree(KUBERAY, copy)
+    for component in sorted((copy / "components").iterdir()):
+        overlay = copy / "overlays" / f"only-{component.name}"
+        overlay.mkdir()
+        text = f"resources: [../../base]\ncomponents: [../../components/{component.name}]\n"
+        (overlay / "kustomization.yaml").write_text(text)
+        assert list(kuberay_problems(overlay)) == [], component.name
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl")
+@pytest.mark.parametrize("folder", OVERLAYS, ids=lambda path: path.name)
+def test_the_overlays_are_what_kustomize_makes_of_them(folder: Path) -> None:
+    made = subprocess.run(
+        ["kubectl", "kustomize", str(folder)], check=True, capture_output=True, text=True
+    ).stdout
+
+    def by_name(manifests: list) -> dict:
+        return {(m["kind"], m["metadata"]["name"]): m for m in manifests}
+
+    assert by_name(rendered(folder)) == by_name(list(yaml.safe_load_all(made)))
+
+
+def test_there_is_a_job_for_each_stage_whose_entrypoint_exists() -> None:
+    import jsonschema
+
+    stages = set()
+    for path in sorted((KUBERAY / "base" / "jobs").iterdir()):
+        manifest = yaml.safe_load(path.read_text())
+        jsonschema.validate(manifest, SCHEMAS["RayJob"])
+        python, script, *_ = manifest["spec"]["entrypoint"].split()
+        assert python == "python"
+        assert (ROOT / "jobs" / Path(script).name).is_file()
+        assert manifest["spec"]["clusterSelector"] == {"ray.io/cluster": "weft"}
+        stages.add(path.stem)
+    assert stages >= {"prepare", "reference", "train", "tune", "evaluate", "report", "pipeline"}
+
+
+def test_the_run_of_the_manifests_is_a_configuration() -> None:
+    check_config(load_config(KUBERAY / "base" / "run.toml"))
+
+
+def test_an_overlay_sets_image_gpu_and_storage() -> None:
+    manifests = {m["kind"]: m for m in rendered(KUBERAY / "overlays" / "h100-s3")}
+    groups = manifests["RayCluster"]["spec"]["workerGroupSpecs"]
+    assert [g["groupName"] for g in groups] == ["cpu", "gpu"]
+    pod = groups[1]["template"]["spec"]
+    assert pod["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
+    assert pod["containers"][0]["image"].startswith("registry.example.com/weft:")
+    assert "eks.amazonaws.com/role-arn" in manifests["ServiceAccount"]["metadata"]["annotations"]
+
+
+@pytest.mark.parametrize("path", LAUNCHER, ids=lambda path: path.name)
+@pytest.mark.parametrize("spot_failed", [False, True])
+def test_gpus_are_spot_first_and_on_demand_while_there_is_none(
+    path: Path, spot_failed: bool
+) -> None:
+    """Ray's own scheduler, asked for three trainings of eight GPUs."""
+    from ray.autoscaler._private.util import prepare_config
+    from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+    from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+    from ray.autoscaler.v2.utils import ResourceRequestUtil
+
+    config = AutoscalingConfig(prepare_config(yaml.safe_load(path.read_text())))
+    scores = {"gpu_spot": 0.0} if spot_failed else {}
+    workers = [ResourceRequestUtil.make({"GPU": 1, "CPU": 8})] * 24
+    reply = ResourceDemandScheduler().schedule(
+        SchedulingRequest(
+            disable_launch_config_check=True,
+            node_type_configs=config.get_node_type_configs(),
+            max_num_nodes=config.get_max_num_nodes(),
+            resource_requests=ResourceRequestUtil.group_by_count(workers),
+            cloud_resource_availabilities=scores,
+            recoverable_resource_availabilities=scores,
+        )
+    )
+    launched = {r.instance_type: r.count for r in reply.to_launch if r.instance_type in GPU_TYPES}
+    assert launched == {"gpu_on_demand" if spot_failed else "gpu_spot": 3}
+    assert reply.infeasible_resource_requests == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("max_workers: 16", "max_workers: 10", "the sum of the types"),
+        ('{ "CPU": 192, "GPU": 8 }', '{ "CPU": 64, "GPU": 8 }', "192 CPUs and 8 GPUs"),
+        ("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0", "127.0.0.1 alone"),
+        ("RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled", "RAY_AUTH_MODE=token"),
+        ("203.0.113.7/32", "0.0.0.0/0", "from one address"),
+        ("ray:2.60.0", "ray:2.50.0", "wanted Ray 2.60.0"),
+        ('"CPU": 0, "head"', '"CPU": 8, "head"', "no CPUs to give"),
+        ("priority: 1", "priorty: 1", "priorty"),
+        ("m7i.4xlarge", "m7i.huge", "not in the table"),
+    ],
+)
+def test_what_cannot_work_or_is_open_is_named(
+    old: str, new: str, said: str, tmp_path: Path
+) -> None:
+    text = LAUNCHER[0].read_text()
+    assert old in text
+    path = tmp_path / "cluster.yaml"
+    path.write_text(text.replace(old, new))
+    assert any(said in problem for problem in launcher_problems(path))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("maxReplicas: 4", "maxReplica: 4", "maxReplica"),
+        ('rayVersion: "2.60.0"', 'rayVersion: "2.50.0"', "rayVersion"),
+        ("configMap: { name: weft-config }", "configMap: { name: other }", "no ConfigMap other"),
+        ("name: shared-memory, mountPath", "name: shm, mountPath", "which is no volume"),
+        ('limits: { cpu: "16", memory: 64Gi }', 'limits: { cpu: "8", memory: 64Gi }', "differ"),
+        ("serviceAccountName: weft", "serviceAccountName: x", "no x among"),
+    ],
+)
+def test_a_manifest_that_kubernetes_would_refuse_is_named(
+    old: str, new: str, said: str, tmp_path: Path
+) -> None:
+    copy = tmp_path / "base"
+    shutil.copytree(KUBERAY / "base", copy)
+    path = copy / "cluster.yaml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    assert any(said in problem for problem in kuberay_problems(copy))
+
+
+def test_what_is_to_be_edited_is_marked_and_found() -> None:
+    for path in [*LAUNCHER, KUBERAY]:
+        assert list(unedited(path))
+        assert "# EDIT" in "".join(
+            p.read_text() for p in [path, *path.rglob("*.yaml")] if p.is_file()
+        )
+
+
+def test_the_container_has_what_the_jobs_need() -> None:
+    text = (ROOT / "deploy" / "Containerfile").read_text()
+    assert "--constraint constraints.txt" in text
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    minimum = project["requires-python"].removeprefix(">=")
+    assert f"FROM python:{minimum}-slim" in text
+    for name in ("weft", "pipeline", "jobs", "configs"):
+        assert f"COPY {name} ./{name}" in text
