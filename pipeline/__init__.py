@@ -1,0 +1,11 @@
+import os
+
+# Ray reads these when it is imported, which no module of this package does before; what the user
+# set wins.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
+if not os.environ.get("RAY_ADDRESS"):
+    # Ray's switch for clusters of desktop systems. Off, a Ray that is started here has the loopback
+    # address, and all of its servers listen there alone; else they listen on every interface.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

@@ -9,7 +9,7 @@ whether its own output is already there.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,11 +102,22 @@ def read_manifest(folder: str) -> Manifest | None:
         )
     try:
         files = {name: FileEntry(**entry) for name, entry in values.pop("files").items()}
+        _require_inside(path, files)
         return Manifest(files=files, **values)
     except (TypeError, KeyError, AttributeError) as error:
         raise ArtifactError(
             f"{path}: damaged ({error}); repeat the stage with --overwrite"
         ) from error
+
+
+def _require_inside(path: str, names: Iterable[str]) -> None:
+    """A manifest may come from elsewhere: what it lists lies in its own folder."""
+    for name in names:
+        if name.startswith("/") or "\\" in name or ".." in name.split("/"):
+            raise ArtifactError(
+                f"{path}: lists {name!r}, which is outside of its folder; this artifact cannot be "
+                f"trusted"
+            )
 
 
 def require(folder: str, stage: str, *, hint: str) -> Manifest:

@@ -21,10 +21,6 @@ def ray_session(*, cpus: float = 1.0, gpus: float = 0.0, dashboard: bool = False
     Ray of its own that listens on this machine only and ends with the block; ``dashboard`` adds
     its web page. A Ray that the caller has already started is used and left running.
     """
-    # Read by Ray when it is imported; a value that the user set wins.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     import ray
 
     if ray.is_initialized():

@@ -1,11 +1,15 @@
 """What a configuration must satisfy beyond its types: ranges, and combinations that can run."""
 
+import dataclasses
 import math
+import re
 from collections.abc import Iterator
+from typing import Any
 
 from pipeline import protocols, search_space
 from pipeline.config import (
     EvaluateSection,
+    PipelineSection,
     RunConfig,
     SourceSection,
     TracesSection,
@@ -16,6 +20,7 @@ from weft.method_config import RATED
 from weft.suggest import did_you_mean
 from weft.tasks import CODE_NAMES, PUZZLE_NAMES, TASK_NAMES
 
+_CREDENTIALS = re.compile(r"://[^/@\s]+:[^/@\s]*@")
 _COLUMNS = ("prompt_column", "response_column", "reasoning_column")
 _OF_THE_HUB = ("subset", "split", "revision", "streaming")
 _OF_TEXTS = ("path", *_OF_THE_HUB, "format", *_COLUMNS, "correct_column", "solution_column")
@@ -31,9 +36,27 @@ def check_config(config: RunConfig) -> None:
     """Raise ConfigError naming every impossible value or combination of ``config``, one a line."""
     problems = [*_out_of_range(config), *_impossible(config)]
     problems += [*_sources(config.data.sources), *_evaluate(config.evaluate)]
-    problems += [*_traces(config.traces), *_tune(config)]
+    problems += [*_traces(config.traces), *_tune(config), *_jobs(config.pipeline)]
+    problems += _secrets("", config)
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def _secrets(where: str, value: Any) -> Iterator[str]:
+    """Addresses with a name and password in them, which would be in every manifest and log."""
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            own = f"{where}.{field.name}" if where else field.name
+            yield from _secrets(own, getattr(value, field.name))
+    elif isinstance(value, tuple):
+        for number, one in enumerate(value):
+            yield from _secrets(f"{where}[{number}]", one)
+    elif isinstance(value, str) and _CREDENTIALS.search(value):
+        shown = _CREDENTIALS.sub("://***@", value)
+        yield (
+            f"{where}: wanted an address without credentials, got {shown}; give these to the "
+            f"processes by environment variables or a role"
+        )
 
 
 def _wanted(key: str, wanted: str, got: object) -> str:
@@ -61,7 +84,7 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "rates.gamma rates.rate_min reference.num_gpus evaluate.num_gpus "
         "report.num_examples report.num_failures rates.refresh_lag train.export_every "
         "train.held_out train.held_out_every tune.finalists tune.max_concurrent "
-        "tune.time_budget_s "
+        "tune.time_budget_s pipeline.max_parallel "
         "traces.temperature traces.num_gpus"
     )
     positive = (
@@ -221,6 +244,16 @@ def _tune(config: RunConfig) -> Iterator[str]:
     if not 1 < tune.reduction_factor < math.inf:
         yield _wanted("tune.reduction_factor", "a finite number above 1", tune.reduction_factor)
     yield from search_space.problems(config)
+
+
+def _jobs(pipeline: PipelineSection) -> Iterator[str]:
+    for number, job in enumerate(pipeline.jobs):
+        where = f"pipeline.jobs[{number}]"
+        if not _is_folder_name(job.name):
+            yield _wanted(f"{where}.name", "a folder name", job.name)
+        for name in ("num_cpus", "num_gpus", "memory_gib"):
+            if not 0 <= getattr(job, name) < math.inf:
+                yield _wanted(f"{where}.{name}", "a finite number not below 0", getattr(job, name))
 
 
 def _traces(traces: TracesSection) -> Iterator[str]:
