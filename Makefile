@@ -11,7 +11,7 @@ RUN ?= runs/tiny
 export RAY_worker_niceness ?= 0
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help install demo test test-browser test-long test-vllm check format clean
+.PHONY: help install demo test test-cluster test-browser test-long test-vllm check format clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ test: install  ## all tests
 
 test-long: install  ## the tests that take minutes each
 	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -m long
+
+test-cluster: install  ## faults on clusters of several raylets on this machine
+	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -m cluster
 
 test-browser: install  ## the report in headless Chromium, which Debian's packages give
 	command -v chromedriver > /dev/null || \

@@ -8,6 +8,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+
 from pipeline import artifacts
 from pipeline.errors import PipelineError
 from pipeline.graph.arguments import arguments_of
@@ -15,6 +17,8 @@ from pipeline.graph.schedule import Status
 from pipeline.graph.steps import Step, toml_lines
 
 _KEPT_LINES = 20
+_SUBMISSION_S = 60.0
+"""For so long a submission that is refused is tried again."""
 _PATIENCE_S = 120.0
 """For so long the job server may be out of reach."""
 _STATUS: dict[str, Status] = {
@@ -95,7 +99,9 @@ class ClusterJobs:
         return lines[-1] if lines else ""
 
     def last_lines(self, step: Step) -> list[str]:
-        """The end of the log of a step that has ended."""
+        """The end of the log of a step that has ended; nothing where it never began."""
+        if step.name not in self.ids:
+            return []
         text = str(self.client.get_job_logs(self.ids[step.name]))
         return text.rstrip().splitlines()[-_KEPT_LINES:]
 
@@ -118,7 +124,14 @@ class ClusterJobs:
         runtime_env |= own
         if env:
             runtime_env["env_vars"] = {key: str(value) for key, value in env.items()}
-        self.client.submit_job(
+        # A cluster that has just started has no agent yet that could take it.
+        submit = retry(
+            retry=retry_if_exception_type(RuntimeError),
+            wait=wait_fixed(2.0),
+            stop=stop_after_delay(_SUBMISSION_S),
+            reraise=True,
+        )(self.client.submit_job)
+        submit(
             entrypoint=command,
             submission_id=name,
             runtime_env=runtime_env,

@@ -150,9 +150,10 @@ def _is_wanted(question: str) -> bool:
 
 def _finish(schedule: Schedule, last_lines: Callable[[Step], list[str]]) -> int:
     for step in schedule.with_status("failed"):
-        print(f"\n{step.name} failed. It ended with:", file=sys.stderr)
-        for line in last_lines(step):
-            print(f"  {line}", file=sys.stderr)
+        lines = last_lines(step)
+        if lines:
+            print(f"\n{step.name} failed. It ended with:", file=sys.stderr)
+            print("\n".join(f"  {line}" for line in lines), file=sys.stderr)
     rows = [
         (name, one.status, "" if one.seconds() is None else f"{one.seconds():.0f} s", one.note)
         for name, one in schedule.progress.items()
