@@ -18,6 +18,7 @@ from pipeline.config.method import (
     ReferenceSection,
 )
 from pipeline.config.traces import TracesSection
+from pipeline.config.tracking import TrackingSection
 from pipeline.config.train import LoraSection, TrainSection
 from pipeline.config.tune import ArmSection, ParameterSection, TuneSection
 from weft.method_config import RATED
@@ -44,6 +45,7 @@ __all__ = [
     "RunSection",
     "SourceSection",
     "TracesSection",
+    "TrackingSection",
     "TrainSection",
     "TuneSection",
     "identity",
@@ -71,6 +73,7 @@ class RunConfig:
     drift: DriftSection = DriftSection()
     traces: TracesSection = TracesSection()
     report: ReportSection = ReportSection()
+    tracking: TrackingSection = TrackingSection()
     pipeline: PipelineSection = PipelineSection()
 
     @property

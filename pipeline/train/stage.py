@@ -19,6 +19,7 @@ from pipeline.tokenizers import check_tokenizer, tokenizer_fingerprints
 from pipeline.train.claim import CLAIM, claimed, require_free
 from pipeline.train.plan import check_world_size, num_steps_of_epoch, total_steps
 from pipeline.train.refresh import refresh_steps, refreshing
+from pipeline.train.trackers import check_trackers
 from weft.noise import NOISE_VERSION
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
     if not overwrite:
         _refuse_other_state(folder, wanted.recipe)
         artifacts.require_replaceable(folder)
+    check_trackers(config)
     require_free(folder)  # before Ray, which takes its time
     verify_prepared(config)
     started = time.monotonic()

@@ -31,6 +31,7 @@ from pipeline.train.plan import BatchPlan, plan_of, total_steps
 from pipeline.train.refresh import RefreshedData
 from pipeline.train.start import require_weights, start_denoiser
 from pipeline.train.state import TrainState
+from pipeline.train.trackers import Tracker, open_trackers
 from pipeline.train.world import World
 
 logger = logging.getLogger(__name__)
@@ -169,29 +170,25 @@ def _start_state(job: Job, num_steps: int, world: World) -> TrainState:
 
 
 class RayReporter:
-    """Metrics to the run's folder (JSON lines and TensorBoard), states to Ray Train's storage."""
+    """Metrics to the run's folder and to trackers, states to Ray Train's storage."""
 
     def __init__(self, job: Job, state: TrainState, world: World, num_steps: int) -> None:
-        """Open the event file on rank 0, dropping what an earlier try wrote beyond its state."""
+        """Open the trackers on rank 0."""
         self.job, self.state, self.world, self.num_steps = job, state, world, num_steps
-        self.board: Any = None
+        self.trackers: list[Tracker] = []
         if world.rank == 0:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board = SummaryWriter(
-                storage.join(job.folder, "tensorboard"), purge_step=state.step + 1
-            )
+            self.trackers = open_trackers(job.config, job.folder, job.wanted, step=state.step)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Log the values, and show them in TensorBoard."""
+        """Log the values, and show them elsewhere."""
         logger.info(
             "step=%d/%d loss=%.4f nll=%.4f tokens_per_second=%.0f",
             *(step, self.num_steps),
             # Not there where all steps since the last line were skipped.
             *(values.get(name, math.nan) for name in ("loss", "nll", "tokens_per_second")),
         )
-        for name, value in values.items():
-            self.board.add_scalar(f"train/{name}", value, step)
+        for tracker in self.trackers:
+            tracker.log(step, values)
 
     def checkpoint(self, step: int, values: dict[str, float]) -> None:
         """Save the state through Ray Train, each rank its part; replicas leave it to rank 0."""
@@ -217,8 +214,8 @@ class RayReporter:
 
     def close(self) -> None:
         """Flush what is buffered."""
-        if self.board is not None:
-            self.board.close()
+        for tracker in self.trackers:
+            tracker.close()
 
 
 def write_history(folder: str, history: list[dict[str, float]]) -> None:
