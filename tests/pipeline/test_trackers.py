@@ -1,7 +1,6 @@
 """Where metrics of a training go: real MLflow and Weights & Biases, on local storage."""
 
 import logging
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,17 +62,23 @@ def test_a_training_is_one_run_of_mlflow_however_often_it_is_continued(tmp_path:
 def test_weights_and_biases_gets_the_run_under_its_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import wandb
+
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
+    log, logged = wandb.Run.log, list[tuple[int, float]]()
+
+    def spy(run: wandb.Run, values: dict[str, float], step: int) -> None:
+        logged.append((step, values["loss"]))
+        log(run, values, step=step)
+
+    monkeypatch.setattr(wandb.Run, "log", spy)
     follow(config_of(wandb_project="weft"), tmp_path, first=1, last=3)
+    assert logged == [(1, 1.0), (2, 0.5), (3, 0.25)]
     (folder,) = (tmp_path / "wandb").glob(f"offline-run-*-{WANTED.recipe}")
     (file,) = folder.glob("*.wandb")
-    content = file.read_bytes()
-    # A record holds a key, the length of its value, and the value as JSON.
-    ends = [(m.end(), m[1][0]) for m in re.finditer(rb"loss\x82\x01(.)", content, re.DOTALL)]
-    found = [content[end : end + length] for end, length in ends]
-    assert list(dict.fromkeys(found)) == [b"1", b"0.5", b"0.25"]
+    assert file.stat().st_size > 1000
 
 
 def test_a_service_that_fails_is_named_once_and_the_training_goes_on(
