@@ -68,7 +68,7 @@ def read_study(study: Study, results: Results) -> Findings:
     found = defaultdict(list)
     for run in study.runs():
         if not results.has(run, study.config_of(run)):
-            if results.folder_of(run).exists():
+            if (results.folder_of(run) / "run.json").exists():
                 print(f"{results.folder_of(run)}: other settings, left out", file=sys.stderr)
             continue
         own = results.folder_of(run)

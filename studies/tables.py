@@ -93,6 +93,8 @@ def comparison_table(found: Findings, size: int, pairs: Iterable[tuple[str, str]
 def _difference(compared: Comparison) -> str:
     low, high = 100 * compared.low, 100 * compared.high
     p_value = "p < 0.01" if compared.p_value < 0.005 else f"p {compared.p_value:.2f}"
+    if len(compared.by_seed) < 2:
+        p_value = "one seed"
     return f"{100 * compared.difference:+.1f} ({low:+.1f} to {high:+.1f}), {p_value}"
 
 
