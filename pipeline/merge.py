@@ -12,12 +12,12 @@ from torch import Tensor
 
 from pipeline import artifacts, storage
 from pipeline.artifacts import Manifest
+from pipeline.claim import claimed, require_free
 from pipeline.config import RunConfig
 from pipeline.errors import ArtifactError, CheckpointError, ConfigError
 from pipeline.layout import STATE_FOLDER, layout
 from pipeline.models import named_checkpoint, open_denoiser, weights_fingerprint
 from pipeline.tokenizers import open_tokenizer_at, tokenizer_fingerprints_at
-from pipeline.train.claim import claimed, require_free
 from weft.models import resolve_checkpoint, save_denoiser
 from weft.models.base import Denoiser
 from weft.models.lora import adapter_base, is_adapter, merge_lora

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+from matplotlib.ticker import ScalarFormatter
 
 from pipeline.report.drawing import COLOURS, INK, drawing_of
 from pipeline.report.figures import drift_curves
@@ -87,6 +88,8 @@ def curve_plot(found: Findings, size: int) -> Markup:
                 right.plot(steps, 100 * values, label=method, marker=".", **style)
         left.set_title("held-out NELBO (nats a token)")
         left.set_yscale("log")
+        for which in (left.yaxis.set_major_formatter, left.yaxis.set_minor_formatter):
+            which(ScalarFormatter())
         right.set_title("accuracy of the first seed (%)")
         for axes in (left, right):
             axes.set_xlabel("optimizer step")

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts
+from pipeline import artifacts, storage
+from pipeline.claim import claimed
 from pipeline.cli import run_job
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, PipelineError
@@ -18,9 +19,11 @@ from pipeline.graph.cluster_jobs import ClusterJobs, Place
 from pipeline.graph.schedule import Schedule
 from pipeline.graph.steps import Step, chosen_steps, steps_of
 from pipeline.graph.table import shown
-from pipeline.layout import with_absolute_paths
+from pipeline.layout import layout, with_absolute_paths
 from pipeline.tables import text_table
 
+FOLDER = "pipeline"
+"""Under ``run.output_dir``: who runs a pipeline there."""
 _THERE = "is there already"
 _POLL_S = 1.0
 _FAILED_EXIT_CODE = 1
@@ -31,14 +34,16 @@ def run(config: RunConfig, *, file: str, overwrite: bool = False) -> int:
     """Run the pipeline of ``config``, which is ``file`` with what the command line changed.
 
     With ``overwrite`` every step is repeated, whatever is there. The exit code: 0 where everything
-    is there, 1 where a step failed, 130 where it was interrupted.
+    is there, 1 where a step failed, 130 where it was interrupted. Raises ArtifactError for a second
+    pipeline in the same run.
     """
     schedule = _schedule(config)
     address = _address(config)
-    if not address:
-        return _run_here(schedule, file, overwrite)
-    jobs = ClusterJobs(_client(address), place_of(file), overwrite=overwrite)
-    return run_on(jobs, schedule)
+    with claimed(storage.join(layout(config).root, FOLDER)):
+        if not address:
+            return _run_here(schedule, file, overwrite)
+        jobs = ClusterJobs(_client(address), place_of(file), overwrite=overwrite)
+        return run_on(jobs, schedule)
 
 
 def describe(config: RunConfig, *, file: str) -> str:

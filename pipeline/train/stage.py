@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline import artifacts, storage
 from pipeline.artifacts import Manifest
+from pipeline.claim import CLAIM, claimed, require_free
 from pipeline.cluster import ray_session
 from pipeline.config import RunConfig, identity
 from pipeline.errors import ArtifactError, ConfigError
@@ -16,7 +17,6 @@ from pipeline.models import check_context, check_trainable, start_fingerprint
 from pipeline.prepare import require_prepared, verify_prepared
 from pipeline.reference.stage import resources as reference_resources
 from pipeline.tokenizers import check_tokenizer, tokenizer_fingerprints
-from pipeline.train.claim import CLAIM, claimed, require_free
 from pipeline.train.plan import check_world_size, num_steps_of_epoch, total_steps
 from pipeline.train.refresh import refresh_steps, refreshing
 from pipeline.train.trackers import check_trackers

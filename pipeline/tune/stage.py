@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline import artifacts, prepare, search_space, storage
 from pipeline.artifacts import Manifest
+from pipeline.claim import claimed, require_free
 from pipeline.cluster import ray_session
 from pipeline.config import RunConfig, identity
 from pipeline.config_checks import check_config
@@ -21,7 +22,6 @@ from pipeline.prepare import require_prepared, verify_prepared
 from pipeline.search_space import Arm, arms, configured
 from pipeline.tables import TRIAL_COLUMNS, text_table, trial_rows
 from pipeline.tokenizers import tokenizer_fingerprints
-from pipeline.train.claim import claimed, require_free
 from pipeline.tune.records import TrialRecord, checkpoint_folder
 from pipeline.tune.results import BEST, WANTED, Accuracies, finalists, write_results
 from pipeline.tune.trial import Search, entropies_name

@@ -95,7 +95,7 @@ def _train(search: Search, params: dict[str, Any]) -> None:
 
 def _wait_for_others(folder: str) -> None:
     """A trial with the same parameters may train there; its result is this one's as well."""
-    from pipeline.train.claim import require_free
+    from pipeline.claim import require_free
 
     while True:
         try:

@@ -3,19 +3,19 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from pipeline import storage
+from pipeline import claim, storage
+from pipeline.claim import CLAIM, claimed
 from pipeline.errors import ArtifactError
-from pipeline.train import claim
-from pipeline.train.claim import CLAIM, claimed
 
 HOLD = """
 import sys, time
-from pipeline.train.claim import claimed
+from pipeline.claim import claimed
 with claimed(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
@@ -61,18 +61,39 @@ def test_what_a_killed_process_left_is_free_at_once(
     assert not (tmp_path / CLAIM).exists()
 
 
-@pytest.mark.parametrize(("age", "is_free"), [(20.0, False), (120.0, True)])
-def test_another_machine_is_believed_for_a_minute(
-    tmp_path: Path, age: float, is_free: bool
+@pytest.mark.parametrize("skew", [-86400.0, 0.0, 86400.0])
+@pytest.mark.parametrize("is_alive", [False, True])
+def test_another_machine_is_watched_whatever_its_clock_says(
+    tmp_path: Path, skew: float, is_alive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(claim, "_LOOK_S", 0.02)
+    monkeypatch.setattr(claim, "_STALE_S", 0.5)
+    path = str(tmp_path / CLAIM)
     found = {"token": "x", "host": "elsewhere", "pid": 1, "started": 0.0}
-    storage.write_json(str(tmp_path / CLAIM), found | {"renewed": time.time() - age})
-    if is_free:
+    storage.write_json(path, found | {"renewed": time.time() + skew})
+    renewal = threading.Timer(
+        0.1, lambda: storage.write_json(path, found | {"renewed": time.time() + skew + 15})
+    )
+    if is_alive:
+        renewal.start()
+        with pytest.raises(ArtifactError, match="process 1 on elsewhere"), claimed(str(tmp_path)):
+            pass
+        renewal.join()
+    else:
         with claimed(str(tmp_path)):
             pass
-    else:
-        with pytest.raises(ArtifactError, match="elsewhere"), claimed(str(tmp_path)):
-            pass
+
+
+def test_a_container_of_the_same_name_is_another_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process numbers say nothing here."""
+    monkeypatch.setattr(claim, "_LOOK_S", 0.02)
+    monkeypatch.setattr(claim, "_STALE_S", 0.1)
+    own = claim._describe() | {"token": "x", "namespace": "pid:[1]"}
+    storage.write_json(str(tmp_path / CLAIM), own)
+    with claimed(str(tmp_path)):
+        pass
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 3}'])

@@ -8,10 +8,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline import artifacts, storage
+from pipeline.claim import claimed
 from pipeline.cli import run_job
 from pipeline.evaluate.rows import read_rows
 from pipeline.models import weights_fingerprint
-from pipeline.train.claim import claimed
 
 CONFIG = """
 [run]

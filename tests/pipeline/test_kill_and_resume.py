@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import artifacts
-from pipeline.train.claim import CLAIM
+from pipeline.claim import CLAIM
 from tests.pipeline.processes import TIMEOUT_S, finish, start, wait_for
 
 CONFIG = """

@@ -1,5 +1,6 @@
 """A pipeline that runs here, with real stages, and one on a cluster whose job server is played."""
 
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline import artifacts
+from pipeline.claim import claimed
 from pipeline.cli import run_pipeline
 from pipeline.config_file import load_config
 from pipeline.graph import stage
@@ -75,6 +77,15 @@ def test_here_steps_run_in_turn_and_a_failure_blocks_its_dependants_alone(
 
 
 PLACE = Place("graph.toml", working_dir="/code")
+
+
+def test_a_second_pipeline_in_the_same_run_is_refused(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with claimed(str(tmp_path / "run" / "pipeline")):
+        assert run_pipeline(["--config", str(file)]) == 2
+    assert f"process {os.getpid()}" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "prepared").exists()
 
 
 @dataclass

@@ -18,7 +18,7 @@ from pipeline.errors import ArtifactError
 logger = logging.getLogger(__name__)
 
 CLAIM = "writer.json"
-_RENEW_S, _STALE_S, _SETTLE_S = 15.0, 60.0, 1.0
+_RENEW_S, _STALE_S, _SETTLE_S, _LOOK_S = 15.0, 60.0, 1.0, 2.0
 
 
 @contextlib.contextmanager
@@ -26,9 +26,10 @@ def claimed(folder: str) -> Iterator[None]:
     """Hold the claim on ``folder``, and give it back at the end.
 
     Raises ArtifactError where another process holds it: one that lives on this machine, or one of
-    another machine that renewed it within the last minute. What a killed process left is taken
-    over. Storage has no lock that all file systems and object stores share, so two processes that
-    start within the same second are told apart by who wrote last.
+    another machine that renews it while it is watched for a minute, so that no clock has to agree
+    with another. What a killed process left is taken over. Storage has no lock that all file
+    systems and object stores share, so two processes that start within the same second are told
+    apart by who wrote last.
     """
     path = storage.join(folder, CLAIM)
     require_free(folder)
@@ -52,10 +53,19 @@ def _describe() -> dict[str, Any]:
     process = psutil.Process()
     return {
         "token": uuid.uuid4().hex,
-        "host": socket.gethostname(),
+        **_place(),
         "pid": process.pid,
         "started": process.create_time(),
     }
+
+
+def _place() -> dict[str, str]:
+    """Where the numbers of processes mean the same: a machine, or a container on it."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return {"host": socket.gethostname(), "namespace": namespace}
 
 
 def _renew(path: str, own: dict[str, Any], ended: threading.Event) -> None:
@@ -81,19 +91,30 @@ def require_free(folder: str) -> None:
     """Raise ArtifactError where another process writes to ``folder``; see ``claimed``."""
     path = storage.join(folder, CLAIM)
     found = _read(path)
-    age = time.time() - float(found.get("renewed", 0.0))
-    if not found or not _lives(found, age):
-        return
-    raise ArtifactError(
-        f"{path}: process {found.get('pid')} on {found.get('host')} writes to this run, last seen "
-        f"{age:.0f} s ago; wait for it, stop it, or use another train.name (what a lost machine "
-        f"left is free after {_STALE_S:.0f} s)"
+    if found and _lives(path, found):
+        raise ArtifactError(
+            f"{path}: process {found.get('pid')} on {found.get('host')} writes to this run; wait "
+            f"for it, stop it, or give this one another name"
+        )
+
+
+def _lives(path: str, found: dict[str, Any]) -> bool:
+    if found.items() >= _place().items():
+        return _is_running(found)
+    logger.info(
+        "claim of process %s on %s: watching it for up to %.0f s",
+        *(found.get("pid"), found.get("host"), _STALE_S),
     )
+    deadline = time.monotonic() + _STALE_S
+    while time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
+        now = _read(path)
+        if now != found:
+            return bool(now)  # renewed, or given back
+    return False
 
 
-def _lives(found: dict[str, Any], age: float) -> bool:
-    if found.get("host") != socket.gethostname():
-        return age < _STALE_S
+def _is_running(found: dict[str, Any]) -> bool:
     try:
         process = psutil.Process(int(found["pid"]))
         # The number of a process that ended may be another's by now.
