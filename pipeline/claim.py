@@ -1,6 +1,7 @@
 """One writer for a run: a claim in its folder, renewed as long as its process lives."""
 
 import contextlib
+import json
 import logging
 import os
 import socket
@@ -78,11 +79,12 @@ def _renew(path: str, own: dict[str, Any], ended: threading.Event) -> None:
 
 
 def _read(path: str) -> dict[str, Any]:
+    """What the claim says; nothing where there is none, or none that can be read as one."""
     if not storage.exists(path):
         return {}
     try:
-        found = storage.read_json(path)
-    except ArtifactError:
+        found = json.loads(storage.read_bytes(path))
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 

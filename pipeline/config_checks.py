@@ -20,7 +20,7 @@ from weft.method_config import RATED
 from weft.suggest import did_you_mean
 from weft.tasks import CODE_NAMES, PUZZLE_NAMES, TASK_NAMES
 
-_CREDENTIALS = re.compile(r"://[^/@\s]+:[^/@\s]*@")
+_CREDENTIALS = re.compile(r"://[^/@\s]*:[^@\s]*@|(?<=https)://[^/@\s]+@|(?<=http)://[^/@\s]+@")
 _COLUMNS = ("prompt_column", "response_column", "reasoning_column")
 _OF_THE_HUB = ("subset", "split", "revision", "streaming")
 _OF_TEXTS = ("path", *_OF_THE_HUB, "format", *_COLUMNS, "correct_column", "solution_column")

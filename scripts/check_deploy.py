@@ -34,7 +34,7 @@ MACHINES = {
 }
 """CPUs and GPUs of machines."""
 PLACEHOLDERS = (
-    "203.0.113.7",
+    "0123456789abcdef0",
     "my-project",
     "my-bucket",
     "123456789012",
@@ -118,13 +118,14 @@ def _privacy(config: dict[str, Any]) -> Iterator[str]:
             for line in config[key]
         ):
             yield f"{key}: wanted ray start with RAY_AUTH_MODE=token"
-    for rule in config["provider"].get("security_group", {}).get("IpPermissions", []):
-        ports = (rule.get("FromPort"), rule.get("ToPort"))
-        for block in rule.get("IpRanges", []):
-            if ports != (22, 22) or not block["CidrIp"].endswith("/32"):
-                yield f"security_group: wanted port 22 from one address, got {ports} from {block}"
-    if config["provider"]["type"] == "aws" and "security_group" not in config["provider"]:
-        yield "provider.security_group: without it the whole internet reaches SSH"
+    if config["provider"]["type"] != "aws":
+        return
+    if "security_group" in config["provider"]:
+        yield "provider.security_group: Ray opens SSH to everybody in it; make a group of your own"
+    for name, kind in config["available_node_types"].items():
+        for key in ("SecurityGroupIds", "ImageId", "IamInstanceProfile"):
+            if key not in kind["node_config"]:
+                yield f"{name}: wanted {key}; what Ray takes without it is open, old or too strong"
 
 
 def rendered(folder: Path) -> list[dict[str, Any]]:
@@ -211,11 +212,14 @@ def _pod_problems(manifest: dict[str, Any], names: set[tuple[str, Any]]) -> Iter
 
 def unedited(path: Path) -> Iterator[str]:
     """Values that stand for one's own."""
-    files = sorted(path.rglob("*.yaml")) + sorted(path.rglob("*.toml")) if path.is_dir() else [path]
-    for file in files:
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            if any(word in line for word in PLACEHOLDERS):
-                yield f"{file.name}:{number}: still to be edited: {line.strip()}"
+    if path.is_dir():
+        texts = {m["kind"]: yaml.safe_dump(m, width=1000) for m in rendered(path)}
+    else:
+        texts = {path.name: path.read_text(encoding="utf-8")}
+    for name, text in texts.items():
+        for line in text.splitlines():
+            if any(word in line for word in PLACEHOLDERS) and not line.lstrip().startswith("#"):
+                yield f"{name}: still to be edited: {line.strip()}"
 
 
 def _pods(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:

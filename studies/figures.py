@@ -10,7 +10,15 @@ from matplotlib.ticker import ScalarFormatter
 from pipeline.report.drawing import COLOURS, INK, drawing_of
 from pipeline.report.figures import drift_curves
 from pipeline.train.held_out import NELBO
-from studies.found import SETS, Comparison, Findings, compare, methods_of, read_study
+from studies.found import (
+    SETS,
+    Comparison,
+    Findings,
+    compare,
+    have_common_seeds,
+    methods_of,
+    read_study,
+)
 from studies.plan import BASELINE, WEFT, Study
 from studies.results import Results
 from studies.tables import sizes_of
@@ -39,7 +47,7 @@ def difference_plot(found: Findings, size: int) -> Markup:
     rows = {
         method: compare(runs, found[BASELINE, size])
         for method, runs in methods_of(found, size)
-        if method != BASELINE
+        if method != BASELINE and have_common_seeds(runs, found[BASELINE, size])
     }
     label = f"accuracy less that of {BASELINE}, {size} traces, with 95 % intervals"
     with drawing_of("study-accuracy", label, 10.0, 0.24 * len(rows) + 1.0) as drawing:

@@ -114,9 +114,14 @@ class Comparison:
     """That these seeds would have shown with a power of 80 %; None of a single one."""
 
 
+def have_common_seeds(ours: Sequence[Found], theirs: Sequence[Found]) -> bool:
+    """Whether the two can be compared."""
+    return bool({f.run.seed for f in ours} & {f.run.seed for f in theirs})
+
+
 def compare(ours: Sequence[Found], theirs: Sequence[Found]) -> list[Comparison]:
     """On each of ``SETS``; p-values of a paired t-test over seeds, corrected (Holm) over these."""
-    found = []
+    found: list[Comparison] = []
     for items, task in SETS:
         values = differences(ours, theirs, items, task)
         by_seed = values.mean(axis=1)

@@ -1,6 +1,7 @@
 """What a study found, in files small enough to be committed: tables are made of these alone."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,13 +42,13 @@ class Results:
         return path.exists() and _read(path).get("settings") == _settings(config)
 
     def add_run(self, run: Run, config: RunConfig, manifest: Manifest, history: str) -> None:
-        """What the training of ``run`` measured."""
-        self.folder_of(run).mkdir(parents=True, exist_ok=True)
-        _write(
-            self.folder_of(run) / "training.json",
-            {"facts": manifest.facts, "config": manifest.config},
-        )
-        (self.folder_of(run) / "metrics.jsonl").write_text(history)
+        """What the training of ``run`` measured; what was there of it goes."""
+        own = self.folder_of(run)
+        if own.exists():  # made with other settings, or never finished
+            shutil.rmtree(own)
+        own.mkdir(parents=True)
+        _write(own / "training.json", {"facts": manifest.facts, "config": manifest.config})
+        (own / "metrics.jsonl").write_text(history)
 
     def add_evaluation(self, run: Run, items: str, folder: str) -> None:
         """The metrics of an evaluation and the verdict on each of its items."""

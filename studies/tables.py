@@ -18,6 +18,7 @@ from studies.found import (
     Found,
     accuracy_in,
     compare,
+    have_common_seeds,
     methods_of,
     read_study,
 )
@@ -83,8 +84,9 @@ def comparison_table(found: Findings, size: int, pairs: Iterable[tuple[str, str]
     """Differences (points) of pairs of methods over the seeds that both have."""
     rows = []
     for method, other in pairs:
-        if method != other and (method, size) in found and (other, size) in found:
-            compared = compare(found[method, size], found[other, size])
+        ours, theirs = found.get((method, size), []), found.get((other, size), [])
+        if method != other and have_common_seeds(ours, theirs):
+            compared = compare(ours, theirs)
             seeds = str(len(compared[0].by_seed))
             rows.append((f"{method} less {other}", seeds, *map(_difference, compared)))
     return markdown(("methods", "seeds", *_SET_COLUMNS), rows)
@@ -102,7 +104,7 @@ def power_table(found: Findings, size: int) -> str:
     """The difference (points) that each comparison could have shown with a power of 80 %."""
     rows = []
     for method, runs in methods_of(found, size):
-        if method != BASELINE and (BASELINE, size) in found:
+        if method != BASELINE and have_common_seeds(runs, found.get((BASELINE, size), [])):
             smallest = [c.smallest for c in compare(runs, found[BASELINE, size])]
             rows.append((method, *("-" if s is None else f"{100 * s:.1f}" for s in smallest)))
     return markdown(("method", *_SET_COLUMNS), rows)
@@ -178,7 +180,11 @@ def size_table(found: Findings) -> str:
 
 def sizes_of(found: Findings) -> list[int]:
     """The sizes at which WeFT and the baseline were both trained."""
-    return sorted({s for _, s in found if (WEFT, s) in found and (BASELINE, s) in found})
+    return sorted(
+        size
+        for size in {size for _, size in found}
+        if have_common_seeds(found.get((WEFT, size), []), found.get((BASELINE, size), []))
+    )
 
 
 def search_table(results: Results, name: str) -> str:

@@ -89,18 +89,26 @@ def test_an_overlay_sets_image_gpu_and_storage() -> None:
 
 
 @pytest.mark.parametrize("path", LAUNCHER, ids=lambda path: path.name)
-@pytest.mark.parametrize("spot_failed", [False, True])
-def test_gpus_are_spot_first_and_on_demand_while_there_is_none(
-    path: Path, spot_failed: bool
+@pytest.mark.parametrize("is_timed_out", [False, True])
+def test_gpus_are_spot_first_and_on_demand_while_those_do_not_join(
+    path: Path, is_timed_out: bool
 ) -> None:
-    """Ray's own scheduler, asked for three trainings of eight GPUs."""
+    """Ray's own monitor and scheduler, asked for three trainings of eight GPUs."""
     from ray.autoscaler._private.util import prepare_config
     from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+    from ray.autoscaler.v2.instance_manager.subscribers.cloud_resource_monitor import (
+        CloudResourceMonitor,
+    )
     from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
     from ray.autoscaler.v2.utils import ResourceRequestUtil
+    from ray.core.generated.instance_manager_pb2 import Instance, InstanceUpdateEvent
 
-    config = AutoscalingConfig(prepare_config(yaml.safe_load(path.read_text())))
-    scores = {"gpu_spot": 0.0} if spot_failed else {}
+    monitor = CloudResourceMonitor()
+    if is_timed_out:
+        status = Instance.ALLOCATION_TIMEOUT
+        monitor.notify([InstanceUpdateEvent(instance_type="gpu_spot", new_instance_status=status)])
+    values = yaml.safe_load(path.read_text()) | {"file_mounts": {}}  # would be read, and hashed
+    config = AutoscalingConfig(prepare_config(values))
     workers = [ResourceRequestUtil.make({"GPU": 1, "CPU": 8})] * 24
     reply = ResourceDemandScheduler().schedule(
         SchedulingRequest(
@@ -108,12 +116,12 @@ def test_gpus_are_spot_first_and_on_demand_while_there_is_none(
             node_type_configs=config.get_node_type_configs(),
             max_num_nodes=config.get_max_num_nodes(),
             resource_requests=ResourceRequestUtil.group_by_count(workers),
-            cloud_resource_availabilities=scores,
-            recoverable_resource_availabilities=scores,
+            cloud_resource_availabilities=monitor.get_resource_availabilities(),
+            recoverable_resource_availabilities=(monitor.get_recoverable_resource_availabilities()),
         )
     )
     launched = {r.instance_type: r.count for r in reply.to_launch if r.instance_type in GPU_TYPES}
-    assert launched == {"gpu_on_demand" if spot_failed else "gpu_spot": 3}
+    assert launched == {"gpu_on_demand" if is_timed_out else "gpu_spot": 3}
     assert reply.infeasible_resource_requests == []
 
 
@@ -124,7 +132,13 @@ def test_gpus_are_spot_first_and_on_demand_while_there_is_none(
         ('{ "CPU": 192, "GPU": 8 }', '{ "CPU": 64, "GPU": 8 }', "192 CPUs and 8 GPUs"),
         ("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0", "127.0.0.1 alone"),
         ("RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled", "RAY_AUTH_MODE=token"),
-        ("203.0.113.7/32", "0.0.0.0/0", "from one address"),
+        (
+            "provider:\n",
+            "provider:\n  security_group: { GroupName: weft }\n",
+            "opens SSH to everybody",
+        ),
+        ("      SecurityGroupIds: *group\n", "", "wanted SecurityGroupIds"),
+        ("      ImageId: *image\n", "", "wanted ImageId"),
         ("ray:2.60.0", "ray:2.50.0", "wanted Ray 2.60.0"),
         ('"CPU": 0, "head"', '"CPU": 8, "head"', "no CPUs to give"),
         ("priority: 1", "priorty: 1", "priorty"),
@@ -163,12 +177,12 @@ def test_a_manifest_that_kubernetes_would_refuse_is_named(
     assert any(said in problem for problem in kuberay_problems(copy))
 
 
-def test_what_is_to_be_edited_is_marked_and_found() -> None:
-    for path in [*LAUNCHER, KUBERAY]:
-        assert list(unedited(path))
-        assert "# EDIT" in "".join(
-            p.read_text() for p in [path, *path.rglob("*.yaml")] if p.is_file()
-        )
+def test_what_is_to_be_edited_is_found() -> None:
+    found = {path.name: " ".join(unedited(path)) for path in [*LAUNCHER, *OVERLAYS]}
+    assert all("sg-0123" in text and "ami-0123" in text for text in [found["cluster.yaml"]])
+    assert "my-project" in found["cluster.gcp.yaml"]
+    for part in ("registry.example.com", "my-bucket", "123456789012"):
+        assert part in found["h100-s3"]
 
 
 def test_the_container_has_what_the_jobs_need() -> None:

@@ -12,7 +12,7 @@ class TrackingSection:
     __pydantic_config__ = STRICT
 
     mlflow_uri: str = ""
-    """Address or folder of an MLflow tracking store; empty: none."""
+    """MLflow server, or database such as sqlite:////data/mlflow.db; empty: none."""
     mlflow_experiment: str = "weft"
     """Experiment that the training is a run of."""
     wandb_project: str = ""

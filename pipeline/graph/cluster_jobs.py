@@ -1,6 +1,7 @@
 """Steps as jobs of a Ray cluster, through its Job Submission API."""
 
 import asyncio
+import dataclasses
 import shlex
 import threading
 import time
@@ -53,30 +54,68 @@ class ClusterJobs:
         self._tails: dict[str, _Tail] = {}
         self._silent_since: float | None = None
 
-    def command(self, step: Step) -> str:
-        """The entrypoint of a step."""
-        own = arguments_of(step.stage, self.place.file, step.config)
-        extra = ["--overwrite"] if self.overwrite else []
-        return shlex.join(["python", f"{self.place.scripts}/{step.stage}.py", *own, *extra])
+    def request(self, step: Step) -> dict[str, Any]:
+        """What is asked of the job server for a step; ConfigError for what it cannot be."""
+        section, where = step.section, f"pipeline.jobs, {step.name}"
+        arguments = arguments_of(step.stage, self.place.file, step.config)
+        if self.overwrite:
+            arguments.append("--overwrite")
+        runtime_env = toml_lines(section.runtime_env, where=f"{where}: runtime_env")
+        if self.place.working_dir:
+            runtime_env = {"working_dir": self.place.working_dir} | runtime_env
+        if section.env:
+            runtime_env["env_vars"] = environment(step)
+        return {
+            "entrypoint": shlex.join(
+                ["python", f"{self.place.scripts}/{step.stage}.py", *arguments]
+            ),
+            "runtime_env": runtime_env,
+            "metadata": {"pipeline_step": step.name},
+            "entrypoint_num_cpus": section.num_cpus or None,
+            "entrypoint_num_gpus": section.num_gpus or None,
+            "entrypoint_memory": int(section.memory_gib * 2**30) or None,
+            "entrypoint_resources": toml_lines(section.resources, where=f"{where}: resources")
+            or None,
+        }
 
     def start(self, step: Step) -> str:
         """Submit a step, or find it running from before; the id of its job."""
-        command = self.command(step)
-        stem = f"{step.name}-{artifacts.fingerprint(command)[:8]}"
+        request = self.request(step)
+        # The same step with the same settings, whatever the file is called.
+        settings = dataclasses.asdict(step.config)
+        del settings["pipeline"]
+        identity = [request["entrypoint"], settings]
+        stem = f"{step.name}-{artifacts.fingerprint(identity)[:8]}"
         known = {
             job.submission_id: str(job.status)
             for job in self.client.list_jobs()
             if (job.submission_id or "").rpartition("-")[0] == stem
         }
         running = [name for name, status in known.items() if _STATUS[status] == "running"]
-        if running:
-            name = str(running[0])
-        else:
-            name = f"{stem}-{len(known) + 1}"
-            self._submit(step, command, name)
+        name = str(running[0]) if running else f"{stem}-{len(known) + 1}"
         self.ids[step.name] = name
+        if not running:
+            # A cluster that has just started has no agent yet that could take it.
+            submit = retry(
+                retry=retry_if_exception_type(RuntimeError),
+                wait=wait_fixed(2.0),
+                stop=stop_after_delay(_SUBMISSION_S),
+                reraise=True,
+            )(self.client.submit_job)
+            submit(submission_id=name, **request)
         self._tails[step.name] = _Tail(self.client, name)
         return name
+
+    def is_known(self, step: Step) -> bool:
+        """Whether the job server has the job of a step whose submission gave an error."""
+        name = self.ids.get(step.name)
+        try:
+            is_known = name is not None and bool(self.client.get_job_status(name))
+        except (RuntimeError, OSError):
+            is_known = False
+        if not is_known:
+            self.ids.pop(step.name, None)
+        return is_known
 
     def status(self, step: Step) -> Status:
         """How a step stands. Raises PipelineError after minutes without an answer."""
@@ -102,8 +141,11 @@ class ClusterJobs:
         """The end of the log of a step that has ended; nothing where it never began."""
         if step.name not in self.ids:
             return []
-        text = str(self.client.get_job_logs(self.ids[step.name]))
-        return text.rstrip().splitlines()[-_KEPT_LINES:]
+        name = self.ids[step.name]
+        lines = str(self.client.get_job_logs(name)).rstrip().splitlines()[-_KEPT_LINES:]
+        # What Ray itself has to say of it, such as that it waited too long for a node.
+        message = self.client.get_job_info(name).message
+        return [*lines, str(message)] if message else lines
 
     def stop(self, step: Step) -> None:
         """Ask a job to stop."""
@@ -113,34 +155,11 @@ class ClusterJobs:
         """A command that stops a job that goes on by itself."""
         return f"ray job stop {self.ids[step.name]}"
 
-    def _submit(self, step: Step, command: str, name: str) -> None:
-        section = step.section
-        where = f"pipeline.jobs, {step.name}"
-        own = toml_lines(section.runtime_env, where=f"{where}: runtime_env")
-        env = toml_lines(section.env, where=f"{where}: env")
-        runtime_env: dict[str, Any] = {}
-        if self.place.working_dir:
-            runtime_env["working_dir"] = self.place.working_dir
-        runtime_env |= own
-        if env:
-            runtime_env["env_vars"] = {key: str(value) for key, value in env.items()}
-        # A cluster that has just started has no agent yet that could take it.
-        submit = retry(
-            retry=retry_if_exception_type(RuntimeError),
-            wait=wait_fixed(2.0),
-            stop=stop_after_delay(_SUBMISSION_S),
-            reraise=True,
-        )(self.client.submit_job)
-        submit(
-            entrypoint=command,
-            submission_id=name,
-            runtime_env=runtime_env,
-            metadata={"pipeline_step": step.name},
-            entrypoint_num_cpus=section.num_cpus or None,
-            entrypoint_num_gpus=section.num_gpus or None,
-            entrypoint_memory=int(section.memory_gib * 2**30) or None,
-            entrypoint_resources=toml_lines(section.resources, where=f"{where}: resources") or None,
-        )
+
+def environment(step: Step) -> dict[str, str]:
+    """The environment variables of a step's section."""
+    found = toml_lines(step.section.env, where=f"pipeline.jobs, {step.name}: env")
+    return {key: str(value) for key, value in found.items()}
 
 
 class _Tail:

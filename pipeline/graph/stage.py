@@ -2,9 +2,13 @@
 
 import importlib
 import json
+import logging
 import os
+import signal
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,15 +19,18 @@ from pipeline.cli import run_job
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.graph.arguments import arguments_of
-from pipeline.graph.cluster_jobs import ClusterJobs, Place
-from pipeline.graph.schedule import Schedule
+from pipeline.graph.cluster_jobs import ClusterJobs, Place, environment
+from pipeline.graph.schedule import Schedule, Status
 from pipeline.graph.steps import Step, chosen_steps, steps_of
 from pipeline.graph.table import shown
 from pipeline.layout import layout, with_absolute_paths
 from pipeline.tables import text_table
 
+logger = logging.getLogger(__name__)
+
 FOLDER = "pipeline"
 """Under ``run.output_dir``: who runs a pipeline there."""
+_ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _THERE = "is there already"
 _POLL_S = 1.0
 _FAILED_EXIT_CODE = 1
@@ -61,7 +68,12 @@ def describe(config: RunConfig, *, file: str) -> str:
 
 
 def run_on(jobs: ClusterJobs, schedule: Schedule) -> int:
-    """Run the steps as jobs of a cluster, side by side where they can."""
+    """Run the steps as jobs of a cluster, side by side where they can.
+
+    Whatever ends this, jobs that go on are named.
+    """
+    for step in schedule.with_status("waiting"):
+        jobs.request(step)  # what is wrong with any is said before the first one starts
     try:
         with shown(schedule, jobs.last_line) as changed:
             while not schedule.is_over:
@@ -77,7 +89,20 @@ def run_on(jobs: ClusterJobs, schedule: Schedule) -> int:
     except KeyboardInterrupt:
         _interrupted(schedule, jobs)
         return _INTERRUPTED_EXIT_CODE
+    except BaseException:
+        _name_running(schedule, jobs)
+        raise
     return _finish(schedule, jobs.last_lines)
+
+
+def _sees_storage(step: Step) -> bool:
+    """Whether this process has the folders that the jobs of a cluster have.
+
+    An object store is the same everywhere. A local path may be another machine's, unless this
+    process is a job of the cluster itself; the stage then says that there is nothing to do.
+    """
+    is_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return is_job or not storage.is_local(step.config.run.output_dir)
 
 
 def is_there(step: Step) -> bool:
@@ -98,13 +123,15 @@ def _schedule(config: RunConfig) -> Schedule:
 
 
 def _start(step: Step, schedule: Schedule, jobs: ClusterJobs) -> None:
-    if not jobs.overwrite and is_there(step):
+    if not jobs.overwrite and _sees_storage(step) and is_there(step):
         schedule.mark(step.name, "skipped", _THERE)
         return
+    schedule.mark(step.name, "running")
     try:
         schedule.mark(step.name, "running", jobs.start(step))
     except (RuntimeError, OSError, ValueError) as error:
-        schedule.mark(step.name, "failed", f"could not be submitted: {error}")
+        if not jobs.is_known(step):  # else its submission came through, and its answer did not
+            schedule.mark(step.name, "failed", f"could not be submitted: {error}")
 
 
 def _run_here(schedule: Schedule, file: str, overwrite: bool) -> int:
@@ -117,14 +144,35 @@ def _run_here(schedule: Schedule, file: str, overwrite: bool) -> int:
             continue
         schedule.mark(step.name, "running")
         print(f"== {step.name}", flush=True)
-        try:
-            code = run_job(step.stage, [*arguments_of(step.stage, file, step.config), *extra])
-        except KeyboardInterrupt:
-            schedule.mark(step.name, "stopped")
+        status = _run_step(step, [*arguments_of(step.stage, file, step.config), *extra])
+        schedule.mark(step.name, status)
+        if status == "stopped":
             _finish(schedule, lambda step: [])
             return _INTERRUPTED_EXIT_CODE
-        schedule.mark(step.name, "failed" if code else "finished")
     return _finish(schedule, lambda step: [])
+
+
+def _run_step(step: Step, arguments: list[str]) -> Status:
+    """One step in this process; what it leaves behind in it is undone."""
+    section = step.section
+    if section.runtime_env or section.resources or section.num_gpus:
+        logger.warning("%s: runtime_env and resources are for clusters; not used here", step.name)
+    before, handler = dict(os.environ), signal.getsignal(signal.SIGINT)
+    os.environ.update(environment(step))
+    try:
+        return "failed" if run_job(step.stage, arguments) else "finished"
+    except KeyboardInterrupt:
+        return "stopped"
+    except SystemExit as error:  # Ray Train ends an interrupted training so
+        return "failed" if error.code else "stopped"
+    except Exception:
+        traceback.print_exc()
+        return "failed"
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
 
 
 def _interrupted(schedule: Schedule, jobs: ClusterJobs) -> None:
@@ -135,13 +183,24 @@ def _interrupted(schedule: Schedule, jobs: ClusterJobs) -> None:
     names = ", ".join(step.name for step in running)
     if _is_wanted(f"\nStop {names} on the cluster as well? [y/N] "):
         for step in running:
-            jobs.stop(step)
-            schedule.mark(step.name, "stopped")
-        print(f"pipeline: stopped {names}; started again, each goes on where it was")
-        return
-    print(f"pipeline: {names} go on on the cluster. Start this again to follow them, or stop them:")
-    for step in running:
-        print(f"  {jobs.how_to_stop(step)}")
+            try:
+                jobs.stop(step)
+            except (RuntimeError, OSError) as error:
+                print(f"pipeline: {step.name} could not be stopped: {error}")
+            else:
+                schedule.mark(step.name, "stopped")
+        print("pipeline: asked to stop; started again, each goes on where it was")
+    _name_running(schedule, jobs)
+
+
+def _name_running(schedule: Schedule, jobs: ClusterJobs) -> None:
+    """Say which jobs go on by themselves, and how each is stopped."""
+    running = [step for step in schedule.with_status("running") if step.name in jobs.ids]
+    if running:
+        names = ", ".join(step.name for step in running)
+        print(f"pipeline: {names} go on on the cluster. Start this again to follow them, or:")
+        for step in running:
+            print(f"  {jobs.how_to_stop(step)}")
 
 
 def _is_wanted(question: str) -> bool:
@@ -155,7 +214,10 @@ def _is_wanted(question: str) -> bool:
 
 def _finish(schedule: Schedule, last_lines: Callable[[Step], list[str]]) -> int:
     for step in schedule.with_status("failed"):
-        lines = last_lines(step)
+        try:
+            lines = last_lines(step)
+        except (RuntimeError, OSError) as error:
+            lines = [f"(its log cannot be read: {error})"]
         if lines:
             print(f"\n{step.name} failed. It ended with:", file=sys.stderr)
             print("\n".join(f"  {line}" for line in lines), file=sys.stderr)
@@ -176,13 +238,14 @@ def _finish(schedule: Schedule, last_lines: Callable[[Step], list[str]]) -> int:
 
 
 def _address(config: RunConfig) -> str:
-    found = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-    return config.pipeline.address or next(filter(None, map(os.environ.get, found)), "")
+    return config.pipeline.address or next(filter(None, map(os.environ.get, _ADDRESSES)), "")
 
 
 def _client(address: str) -> Any:
     from ray.job_submission import JobSubmissionClient
 
+    # Ray lets these win over the address that it is given.
+    hidden = {name: os.environ.pop(name) for name in _ADDRESSES if name in os.environ}
     try:
         return JobSubmissionClient(address)
     except (ConnectionError, RuntimeError) as error:
@@ -190,6 +253,8 @@ def _client(address: str) -> Any:
             f"pipeline.address: no job server answers at {address} ({error}); give the address of "
             f"the cluster's dashboard, such as http://127.0.0.1:8265"
         ) from error
+    finally:
+        os.environ |= hidden
 
 
 def place_of(file: str) -> Place:
@@ -201,6 +266,11 @@ def place_of(file: str) -> Place:
     if job and not json.loads(job).get("runtime_env", {}).get("working_dir"):
         scripts = Path(__file__).resolve().parents[2] / "jobs"
         return Place(os.path.abspath(file), str(scripts))
+    if not (Path.cwd() / "jobs" / "train.py").is_file():
+        raise ConfigError(
+            f"the working folder {Path.cwd()} is what the jobs get, and has no jobs/; start this "
+            f"from the repository's folder"
+        )
     try:
         inside = str(Path(file).resolve().relative_to(Path.cwd()))
         return Place(inside, working_dir=os.getcwd())

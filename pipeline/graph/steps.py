@@ -46,7 +46,30 @@ def steps_of(config: RunConfig) -> list[Step]:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"pipeline.jobs: {name} is there twice; give each a name of its own")
+    _require_outputs_of_their_own(steps)
     return _sorted([replace(step, after=_waits_for(step, steps)) for step in steps])
+
+
+def _require_outputs_of_their_own(steps: Sequence[Step]) -> None:
+    """Raise ConfigError where two steps would write the same folder."""
+    writers: dict[tuple[str, str, tuple[str, ...]], str] = {}
+    for step in steps:
+        config, stage = step.config, step.stage
+        names = {
+            "reference": (config.reference.name,),
+            "train": (config.train.name,),
+            "tune": (config.tune.name,),
+            "merge": (config.merge.name or config.merge.checkpoint,),
+            "drift": (config.drift.checkpoint,),
+            "evaluate": (config.evaluate.name, *config.evaluate.checkpoints),
+        }
+        key = (config.run.output_dir, stage, names.get(stage, ()))
+        other = writers.setdefault(key, step.name)
+        if other != step.name:
+            raise ConfigError(
+                f"pipeline.jobs: {other} and {step.name} write the same folder of stage {stage}; "
+                f"give each job a name, and leave the stage's own name out of set"
+            )
 
 
 def chosen_steps(steps: Sequence[Step], only: Sequence[str]) -> list[Step]:
@@ -96,7 +119,8 @@ def _word(value: Any) -> str:
 
 
 def _own_name(stage: str, name: str) -> dict[str, Any]:
-    return {f"{stage}.name": name} if stage in ("train", "evaluate", "tune", "merge") else {}
+    named = ("reference", "train", "evaluate", "tune", "merge")
+    return {f"{stage}.name": name} if stage in named else {}
 
 
 def _by_checkpoint(step: Step, steps: Sequence[Step]) -> Iterator[Step]:

@@ -6,6 +6,7 @@ state that it continues from are told once more.
 
 import importlib.util
 import logging
+import os
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -66,7 +67,7 @@ def open_trackers(config: RunConfig, folder: str, wanted: Manifest, *, step: int
 
 
 class _Forgiving:
-    """A tracker whose failures are logged, the first of them alone."""
+    """A tracker that is told nothing more once it has failed: training must not wait for it."""
 
     def __init__(self, name: str, inner: Tracker) -> None:
         self._name, self._inner, self._has_failed = name, inner, False
@@ -78,12 +79,15 @@ class _Forgiving:
         self._try(self._inner.close)
 
     def _try(self, work: Callable[[], None]) -> None:
+        if self._has_failed:
+            return
         try:
             work()
         except Exception as error:
-            if not self._has_failed:
-                logger.warning("tracking: %s does not take metrics: %s", self._name, error)
             self._has_failed = True
+            logger.warning(
+                "tracking: %s does not take metrics, and gets no more: %s", self._name, error
+            )
 
 
 class _TensorBoard:
@@ -128,6 +132,9 @@ class _Mlflow:
     def __init__(self, config: RunConfig, wanted: Manifest) -> None:
         from mlflow import MlflowClient
 
+        # Its own would let a training wait for minutes; what the user set wins.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         section = config.tracking
         self._client: Any = MlflowClient(tracking_uri=section.mlflow_uri)
         found = self._client.get_experiment_by_name(section.mlflow_experiment)

@@ -97,7 +97,10 @@ def test_a_container_of_the_same_name_is_another_place(
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 3}'])
-def test_a_damaged_claim_is_taken_over(tmp_path: Path, content: str) -> None:
+def test_a_damaged_claim_is_taken_over(
+    tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim, "_STALE_S", 0.0)
     (tmp_path / CLAIM).write_text(content)
     with claimed(str(tmp_path)):
         assert storage.read_json(str(tmp_path / CLAIM))["pid"] == os.getpid()

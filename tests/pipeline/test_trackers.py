@@ -97,7 +97,7 @@ def test_a_service_that_fails_is_named_once_and_the_training_goes_on(
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2
     assert "mlflow is left out" in said[0]
-    assert "tensorboard does not take metrics: gone" in said[1]
+    assert "tensorboard does not take metrics, and gets no more: gone" in said[1]
 
 
 def test_a_missing_package_is_an_error_before_anything_starts(

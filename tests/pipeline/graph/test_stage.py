@@ -52,6 +52,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs").symlink_to(Path(stage.__file__).parents[2] / "jobs")
     path = tmp_path / "graph.toml"
     path.write_text(CONFIG.format(root=tmp_path))
     return path
@@ -93,6 +94,7 @@ class Job:
     submission_id: str
     status: str
     request: dict[str, Any]
+    message: str = ""
 
 
 class Server:
@@ -117,6 +119,9 @@ class Server:
             step = self.jobs[name].request["metadata"]["pipeline_step"]
             self.jobs[name].status = "FAILED" if step in self.faults else "SUCCEEDED"
         return self.jobs[name].status
+
+    def get_job_info(self, name: str) -> Job:
+        return self.jobs[name]
 
     def get_job_logs(self, name: str) -> str:
         return "".join(f"line {k} of {name}\n" for k in range(50))
@@ -243,6 +248,9 @@ def test_jobs_find_code_and_file_in_a_copy_or_where_all_nodes_have_them(
     other = tmp_path / "elsewhere"
     other.mkdir()
     monkeypatch.chdir(other)
+    with pytest.raises(stage.ConfigError, match="has no jobs/"):
+        stage.place_of(str(file))
+    (other / "jobs").symlink_to(tmp_path / "jobs")
     with pytest.raises(stage.ConfigError, match="outside the working folder"):
         stage.place_of(str(file))
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"runtime_env": {}}')
@@ -253,6 +261,99 @@ def test_jobs_find_code_and_file_in_a_copy_or_where_all_nodes_have_them(
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", copied)
     monkeypatch.chdir(tmp_path)
     assert stage.place_of("graph.toml").working_dir == str(tmp_path)
+
+
+def test_only_what_is_the_same_storage_everywhere_is_looked_at_from_outside(
+    file: Path, schedule: Schedule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = list[str]()
+    monkeypatch.setattr(stage, "is_there", lambda step: looked.append(step.name) or True)
+    server = Server()
+    assert stage.run_on(ClusterJobs(server, PLACE), schedule) == 0
+    assert looked == []
+    assert sorted(names(server)) == sorted(schedule.progress)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    again = Schedule.of(steps_of(load_config(file)))
+    assert stage.run_on(ClusterJobs(server, PLACE), again) == 0
+    assert looked == list(again.progress)
+    assert len(server.jobs) == len(again.progress)
+
+
+def test_a_submission_whose_answer_is_lost_is_followed(
+    schedule: Schedule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server()
+    submit = server.submit_job
+
+    def lost(**request: Any) -> str:
+        submit(**request)
+        raise ConnectionError("reset")
+
+    monkeypatch.setattr(server, "submit_job", lost)
+    assert stage.run_on(ClusterJobs(server, PLACE), schedule) == 0
+    assert len(server.jobs) == len(schedule.progress)
+
+
+def test_what_no_job_can_be_is_said_before_the_first_one_starts(file: Path) -> None:
+    file.write_text(file.read_text().replace("HF_HOME = ", "HF_HOME "))
+    server = Server()
+    with pytest.raises(stage.ConfigError, match="sft: env: wanted lines"):
+        stage.run_on(ClusterJobs(server, PLACE), Schedule.of(steps_of(load_config(file))))
+    assert server.jobs == {}
+
+
+def test_whatever_ends_the_pipeline_jobs_that_go_on_are_named(
+    schedule: Schedule, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = Server()
+    jobs = ClusterJobs(server, PLACE)
+
+    def broken(step: object) -> str:
+        raise ValueError("nobody thought of this")
+
+    monkeypatch.setattr(jobs, "status", broken)
+    with pytest.raises(ValueError, match="nobody"):
+        stage.run_on(jobs, schedule)
+    shown = capsys.readouterr().out
+    assert server.jobs
+    assert all(f"ray job stop {name}" in shown for name in server.jobs)
+
+
+def test_here_any_failure_of_a_step_leaves_the_others_alone(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = list[str]()
+
+    def run_job(name: str, arguments: list[str]) -> int:
+        ran.append(name)
+        if name == "prepare":
+            raise RuntimeError("a bug")
+        if name == "evaluate":
+            os.environ["LEFT"] = "behind"
+        return 0
+
+    monkeypatch.setattr(stage, "run_job", run_job)
+    assert run_pipeline(["--config", str(file)]) == 1
+    assert ran == ["prepare", "evaluate"]  # that of the base; trainings wait for prepare
+    captured = capsys.readouterr()
+    assert "RuntimeError: a bug" in captured.err
+    assert "weft-0           blocked" in captured.out
+    assert "LEFT" not in os.environ
+
+
+@pytest.mark.parametrize("how", [KeyboardInterrupt(), SystemExit(0)])
+def test_here_an_interrupt_stops_and_shows_how_far_it_came(
+    how: BaseException,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run_job(name: str, arguments: list[str]) -> int:
+        raise how
+
+    monkeypatch.setattr(stage, "run_job", run_job)
+    assert run_pipeline(["--config", str(file)]) == 130
+    assert "prepare          stopped" in capsys.readouterr().out
 
 
 def test_a_dry_run_prints_the_graph_and_starts_nothing(

@@ -153,6 +153,10 @@ def test_a_part_of_the_graph_is_chosen_by_name_job_or_stage(write) -> None:
             "train: after: no job 'prepar'",
         ),
         ("[[pipeline.jobs]]\nstage = 'train'\nset = ['train.nam = 1']\n", "unknown key train.nam"),
+        (
+            "[[pipeline.jobs]]\nstage = 'train'\nseeds = [0, 1]\nset = [\"train.name = 'q'\"]\n",
+            "train-0 and train-1 write the same folder",
+        ),
         ("[[pipeline.jobs]]\nstage = 'train'\neach = ['run.seed = 1']\n", "wanted an array"),
         (
             "[[pipeline.jobs]]\nstage = 'train'\nafter = ['tune']\n"
