@@ -47,6 +47,8 @@ def steps_of(config: RunConfig) -> list[Step]:
         if names.count(name) > 1:
             raise ConfigError(f"pipeline.jobs: {name} is there twice; give each a name of its own")
     _require_outputs_of_their_own(steps)
+    for step in steps:
+        _require_seed_of_entropies(step, steps)
     return _sorted([replace(step, after=_waits_for(step, steps)) for step in steps])
 
 
@@ -70,6 +72,20 @@ def _require_outputs_of_their_own(steps: Sequence[Step]) -> None:
                 f"pipeline.jobs: {other} and {step.name} write the same folder of stage {stage}; "
                 f"give each job a name, and leave the stage's own name out of set"
             )
+
+
+def _require_seed_of_entropies(step: Step, steps: Sequence[Step]) -> None:
+    """Raise ConfigError where a training's entropies would be those of another seed."""
+    config = step.config
+    if step.stage != "train" or config.reference.estimator != "expected":
+        return
+    made = [s for s in _beside(step, steps) if s.stage == "reference" and _is_read(s, step)]
+    if made and all(s.config.run.seed != config.run.seed for s in made):
+        raise ConfigError(
+            f"pipeline.jobs: {step.name} has run.seed {config.run.seed}, and {made[0].name}, whose "
+            f"entropies it reads, {made[0].config.run.seed}; by the estimator expected they are "
+            f"drawn by that seed: name a reference job for each seed, and set reference.name"
+        )
 
 
 def chosen_steps(steps: Sequence[Step], only: Sequence[str]) -> list[Step]:

@@ -159,6 +159,11 @@ def test_a_part_of_the_graph_is_chosen_by_name_job_or_stage(write) -> None:
         ),
         ("[[pipeline.jobs]]\nstage = 'train'\neach = ['run.seed = 1']\n", "wanted an array"),
         (
+            "[reference]\nestimator = 'expected'\n[[pipeline.jobs]]\nstage = 'reference'\n"
+            "[[pipeline.jobs]]\nstage = 'train'\nseeds = [0, 1]\n",
+            "train-1 has run.seed 1, and reference",
+        ),
+        (
             "[[pipeline.jobs]]\nstage = 'train'\nafter = ['tune']\n"
             "[[pipeline.jobs]]\nstage = 'tune'\nafter = ['train']\n",
             "wait for each other: train, tune",
