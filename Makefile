@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
+AUDIT_VENV ?= .venv-audit
 BIN := $(VENV)/bin
 RUN ?= runs/tiny
 
@@ -11,7 +12,7 @@ RUN ?= runs/tiny
 export RAY_worker_niceness ?= 0
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help install demo test test-cluster test-browser test-long test-vllm check format clean
+.PHONY: help install demo audit test test-cluster test-browser test-long test-vllm check format clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -59,9 +60,15 @@ check: install  ## lint, types, import directions
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+audit: install  ## known vulnerabilities of the pinned packages, and everybody's licences
+	$(PYTHON) -m venv $(AUDIT_VENV)
+	$(AUDIT_VENV)/bin/python -m pip install --quiet pip-audit pip-licenses
+	$(AUDIT_VENV)/bin/pip-licenses --python=$(BIN)/python --format=markdown --order=license
+	$(AUDIT_VENV)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+
 format: install  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove the environment and all runs
-	rm -rf $(VENV) $(VLLM_VENV) runs
+	rm -rf $(VENV) $(VLLM_VENV) $(AUDIT_VENV) runs
