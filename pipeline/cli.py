@@ -62,6 +62,7 @@ def run_pipeline(argv: Sequence[str] | None = None) -> int:
     def work(invocation: Invocation) -> int:
         graph = importlib.import_module("pipeline.graph.stage")
         if invocation.dry_run:
+            print(format_config(invocation.run_config))
             print(graph.describe(invocation.run_config, file=invocation.config))
             return 0
         code: int = graph.run(

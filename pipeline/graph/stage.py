@@ -64,7 +64,7 @@ def describe(config: RunConfig, *, file: str) -> str:
         for step in _schedule(config).with_status("waiting")
     ]
     where = _address(config) or "no cluster: one after the other, here"
-    return f"{text_table(('job', 'after', 'command'), rows)}\npipeline: {len(rows)} jobs; {where}"
+    return f"pipeline: {len(rows)} jobs; {where}\n{text_table(('job', 'after', 'command'), rows)}"
 
 
 def run_on(jobs: ClusterJobs, schedule: Schedule) -> int:

@@ -55,6 +55,7 @@ def test_there_is_a_job_for_every_stage():
         "drift",
         "evaluate",
         "merge",
+        "pipeline",
         "prepare",
         "reference",
         "report",
@@ -198,6 +199,7 @@ DESCRIBED = {
     "drift": [r"drift: nothing yet; --drift\.checkpoint names a training"],
     "merge": [r"merge: nothing yet; --merge\.checkpoint names an adapter"],
     "report": [r"report: from nothing yet"],
+    "pipeline": [r"pipeline: 6 jobs; no cluster", r"evaluate-weft +train +jobs/evaluate\.py"],
     "traces": [r"traces: nothing yet; traces\.model names a model"],
     "tune": [r"tune: nothing yet; \[\[tune\.space\]\] names what is searched"],
 }
@@ -209,7 +211,8 @@ def test_dry_run_describes_the_stage_and_creates_nothing(
 ):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    assert cli.run_job(job, ["--config", config_file, "--train.beta1", "0.8", "--dry-run"]) == 0
+    arguments = ["--config", config_file, "--train.beta1", "0.8", "--dry-run"]
+    assert (cli.run_pipeline(arguments) if job == "pipeline" else cli.run_job(job, arguments)) == 0
     assert sorted(tmp_path.rglob("*")) == before
     out = capsys.readouterr().out
     # The configuration, as TOML, ends where the description names its stage.

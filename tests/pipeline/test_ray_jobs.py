@@ -67,12 +67,14 @@ def free_ports(count: int) -> list[int]:
 @pytest.fixture(scope="module")
 def dashboard() -> Iterator[str]:
     """The address of a cluster's job server; the cluster is a process group of its own."""
-    port, dashboard_port = free_ports(2)
+    port, dashboard_port, agent_port = free_ports(3)
     address = f"http://127.0.0.1:{dashboard_port}"
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
         log = Path(folder) / "log"
         command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"]
         options = [f"--port={port}", f"--dashboard-port={dashboard_port}", "--num-cpus=2"]
+        # Beside another Ray of this machine, which has the usual one, no job could be submitted.
+        options.append(f"--dashboard-agent-listen-port={agent_port}")
         with log.open("w") as output:
             head = subprocess.Popen(
                 [*command, *options, "--dashboard-host=127.0.0.1", f"--temp-dir={folder}/ray"],
