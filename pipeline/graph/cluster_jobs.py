@@ -84,7 +84,7 @@ class ClusterJobs:
         # The same step with the same settings, whatever the file is called.
         settings = dataclasses.asdict(step.config)
         del settings["pipeline"]
-        identity = [request["entrypoint"], settings]
+        identity = [step.stage, self.overwrite, settings]
         stem = f"{step.name}-{artifacts.fingerprint(identity)[:8]}"
         known = {
             job.submission_id: str(job.status)

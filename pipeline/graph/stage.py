@@ -137,6 +137,10 @@ def _start(step: Step, schedule: Schedule, jobs: ClusterJobs) -> None:
 def _run_here(schedule: Schedule, file: str, overwrite: bool) -> int:
     """Every step in this process, in turn, each with a Ray of its own."""
     extra = ["--overwrite"] if overwrite else []
+    # What is wrong with any step is said before the first one starts.
+    steps = schedule.with_status("waiting")
+    arguments = {s.name: [*arguments_of(s.stage, file, s.config), *extra] for s in steps}
+    variables = {s.name: environment(s) for s in steps}
     while schedule.ready():
         step = schedule.ready()[0]
         if not overwrite and is_there(step):
@@ -144,7 +148,7 @@ def _run_here(schedule: Schedule, file: str, overwrite: bool) -> int:
             continue
         schedule.mark(step.name, "running")
         print(f"== {step.name}", flush=True)
-        status = _run_step(step, [*arguments_of(step.stage, file, step.config), *extra])
+        status = _run_step(step, arguments[step.name], variables[step.name])
         schedule.mark(step.name, status)
         if status == "stopped":
             _finish(schedule, lambda step: [])
@@ -152,13 +156,13 @@ def _run_here(schedule: Schedule, file: str, overwrite: bool) -> int:
     return _finish(schedule, lambda step: [])
 
 
-def _run_step(step: Step, arguments: list[str]) -> Status:
+def _run_step(step: Step, arguments: list[str], variables: dict[str, str]) -> Status:
     """One step in this process; what it leaves behind in it is undone."""
     section = step.section
     if section.runtime_env or section.resources or section.num_gpus:
         logger.warning("%s: runtime_env and resources are for clusters; not used here", step.name)
     before, handler = dict(os.environ), signal.getsignal(signal.SIGINT)
-    os.environ.update(environment(step))
+    os.environ.update(variables)
     try:
         return "failed" if run_job(step.stage, arguments) else "finished"
     except KeyboardInterrupt:
@@ -171,7 +175,7 @@ def _run_step(step: Step, arguments: list[str]) -> Status:
     finally:
         os.environ.clear()
         os.environ.update(before)
-        if threading.current_thread() is threading.main_thread():
+        if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)
 
 

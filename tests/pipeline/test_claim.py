@@ -90,10 +90,14 @@ def test_a_container_of_the_same_name_is_another_place(
     """Its process numbers say nothing here."""
     monkeypatch.setattr(claim, "_LOOK_S", 0.02)
     monkeypatch.setattr(claim, "_STALE_S", 0.1)
-    own = claim._describe() | {"token": "x", "namespace": "pid:[1]"}
-    storage.write_json(str(tmp_path / CLAIM), own)
-    with claimed(str(tmp_path)):
+    path = str(tmp_path / CLAIM)
+    here = claim._describe() | {"token": "x"}  # of this very process, which lives
+    storage.write_json(path, here)
+    with pytest.raises(ArtifactError, match=f"process {os.getpid()} on"), claimed(str(tmp_path)):
         pass
+    storage.write_json(path, here | {"namespace": "pid:[1]"})
+    with claimed(str(tmp_path)):
+        assert storage.read_json(path)["namespace"] == here["namespace"]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 3}'])

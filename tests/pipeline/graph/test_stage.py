@@ -294,8 +294,13 @@ def test_a_submission_whose_answer_is_lost_is_followed(
     assert len(server.jobs) == len(schedule.progress)
 
 
-def test_what_no_job_can_be_is_said_before_the_first_one_starts(file: Path) -> None:
+def test_what_no_job_can_be_is_said_before_the_first_one_starts(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file.write_text(file.read_text().replace("HF_HOME = ", "HF_HOME "))
+    assert run_pipeline(["--config", str(file)]) == 2  # here
+    assert "sft: env: wanted lines" in capsys.readouterr().err
+    assert not (file.parent / "run" / "prepared").exists()
     server = Server()
     with pytest.raises(stage.ConfigError, match="sft: env: wanted lines"):
         stage.run_on(ClusterJobs(server, PLACE), Schedule.of(steps_of(load_config(file))))
