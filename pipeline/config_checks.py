@@ -83,13 +83,13 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
         "evaluate.benchmark_items evaluate.skip_items evaluate.block_length evaluate.steps "
         "rates.gamma rates.rate_min reference.num_gpus evaluate.num_gpus "
         "report.num_examples report.num_failures rates.refresh_lag train.export_every "
-        "train.held_out train.held_out_every tune.finalists tune.max_concurrent "
+        "train.min_workers train.held_out train.held_out_every tune.finalists tune.max_concurrent "
         "tune.time_budget_s pipeline.max_parallel "
         "traces.temperature traces.num_gpus"
     )
     positive = (
-        "train.learning_rate train.muon_learning_rate rates.rate_max data.num_cpus "
-        "reference.num_cpus train.cpus_per_worker evaluate.num_cpus traces.num_cpus"
+        "train.learning_rate train.muon_learning_rate train.resize_every_s rates.rate_max "
+        "data.num_cpus reference.num_cpus train.cpus_per_worker evaluate.num_cpus traces.num_cpus"
     )
     fraction = "train.beta1 train.beta2 lora.dropout"
     for key in at_least_one.split():
@@ -167,6 +167,7 @@ def _impossible(config: RunConfig) -> Iterator[str]:
             train.batch_size,
         )
     yield from _parallelism(train)
+    yield from _elastic(config)
     if config.lora.enabled and config.model.init == "random":
         yield (
             "lora.enabled: an adapter of random weights is of no use once these are gone; use "
@@ -228,6 +229,20 @@ def _parallelism(train: TrainSection) -> Iterator[str]:
         yield (
             "train.optimizer: muon needs whole matrices, which train.parallelism fsdp spreads over "
             "the workers; use adamw or ddp"
+        )
+
+
+def _elastic(config: RunConfig) -> Iterator[str]:
+    train = config.train
+    if train.min_workers > train.num_workers:
+        yield _wanted(
+            "train.min_workers", f"at most train.num_workers {train.num_workers}", train.min_workers
+        )
+    if 0 < train.min_workers < train.num_workers and config.depends_on_micro_batches:
+        yield (
+            "train.min_workers: rates.beta_ref batch and data.eos_policy pad_to_batch look at a "
+            "micro-batch, which depends on the number of workers; wanted 0, got "
+            f"{train.min_workers}"
         )
 
 

@@ -82,6 +82,11 @@ class RunConfig:
         return self.objective.name in RATED and self.rates.gamma != 0
 
     @property
+    def depends_on_micro_batches(self) -> bool:
+        """Whether how a step is cut and shared changes what it computes; else it does not."""
+        return self.rates.beta_ref == "batch" or self.data.eos_policy == "pad_to_batch"
+
+    @property
     def uses_entropies(self) -> bool:
         """Whether training reads the reference artifact: not for online entropies."""
         return self.is_rated and self.rates.entropies != "online"

@@ -56,6 +56,10 @@ class TrainSection:
     """Compile the blocks with torch.compile."""
     num_workers: int = field(default=1, metadata=RESOURCE)
     """Data-parallel workers."""
+    min_workers: int = field(default=0, metadata=RESOURCE)
+    """Go on with no fewer while machines are missing, up to num_workers; 0: wait for all."""
+    resize_every_s: float = field(default=60.0, metadata=RESOURCE)
+    """With min_workers: seconds from one look for room for more workers to the next."""
     cpus_per_worker: float = field(default=2.0, metadata=RESOURCE)
     """CPUs of one worker."""
     use_gpu: bool = field(default=False, metadata=RESOURCE)

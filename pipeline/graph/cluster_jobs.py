@@ -143,9 +143,10 @@ class ClusterJobs:
             return []
         name = self.ids[step.name]
         lines = str(self.client.get_job_logs(name)).rstrip().splitlines()[-_KEPT_LINES:]
-        # What Ray itself has to say of it, such as that it waited too long for a node.
-        message = self.client.get_job_info(name).message
-        return [*lines, str(message)] if message else lines
+        # What Ray itself has to say of it, such as that it waited too long for a node; it quotes
+        # the log.
+        message = str(self.client.get_job_info(name).message or "")
+        return [*lines, *(line for line in message.splitlines() if line not in lines)]
 
     def stop(self, step: Step) -> None:
         """Ask a job to stop."""

@@ -19,6 +19,12 @@ _STEPS_OF_SEARCH = 32
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
+def on_workers(config: RunConfig, num_workers: int) -> RunConfig:
+    """``config`` on so many workers, which it may come to when machines are missing."""
+    train = dataclasses.replace(config.train, num_workers=num_workers, min_workers=0)
+    return dataclasses.replace(config, train=train)
+
+
 def largest_shape(config: RunConfig, num_examples: int, longest: int) -> Shape:
     """The largest micro-batch of a run; ``longest`` tokens has its longest example, tails apart."""
     data, train = config.data, config.train

@@ -10,7 +10,7 @@ from pipeline.layout import layout
 from pipeline.prepare import require_prepared
 from pipeline.sizes import size_text
 from pipeline.sources import open_source
-from pipeline.train.capacity import check_stated_memory, largest_shape
+from pipeline.train.capacity import check_stated_memory, largest_shape, on_workers
 from pipeline.train.memory import step_memory
 from pipeline.train.plan import num_steps_of_epoch, total_steps
 from weft.head import rows_within
@@ -114,7 +114,8 @@ def describe_training(config: RunConfig, num_examples: int, origin: str) -> str:
     steps = total_steps(per_epoch, train.epochs, train.max_steps)
     shape = largest_shape(config, num_examples, longest_example(config))
     memory = step_memory(config, shape)
-    check_stated_memory(config, shape)
+    fewest = on_workers(config, train.min_workers or train.num_workers)
+    check_stated_memory(fewest, largest_shape(fewest, num_examples, longest_example(config)))
     parts = dataclasses.asdict(memory)
     peak = parts.pop("peak")
     parts = {name: value for name, value in parts.items() if value or name != "gathered"}

@@ -1,16 +1,18 @@
 """Stage train, seen from the driver: check the inputs, run the workers, commit the checkpoint."""
 
+import contextlib
 import dataclasses
 import logging
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline import artifacts, storage
 from pipeline.artifacts import Manifest
 from pipeline.claim import CLAIM, claimed, require_free
 from pipeline.cluster import ray_session
-from pipeline.config import RunConfig, identity
+from pipeline.config import RunConfig, TrainSection, identity
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.layout import STATE_FOLDER, layout
 from pipeline.models import check_context, check_trainable, start_fingerprint
@@ -23,6 +25,9 @@ from pipeline.train.trackers import check_trackers
 from weft.noise import NOISE_VERSION
 
 logger = logging.getLogger(__name__)
+
+_START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+"""How long Ray Train waits for the resources of a group; the package sets it."""
 
 
 def run(config: RunConfig, *, overwrite: bool = False) -> None:
@@ -109,8 +114,7 @@ def wanted_manifest(config: RunConfig) -> Manifest:
     if config.is_rated:
         settings["rates"]["estimator"] = config.reference.estimator
     policy = {k: getattr(config.data, k) for k in ("eos_policy", "tail_max", "max_length")}
-    if config.rates.beta_ref == "batch" or config.data.eos_policy == "pad_to_batch":
-        # These two look at a micro-batch, whose size is no mere resource then.
+    if config.depends_on_micro_batches:  # whose size is no mere resource then
         for name in ("micro_batch_tokens", "num_workers", "packing"):
             settings["train"][name] = getattr(config.train, name)
     settings["noise"]["version"] = NOISE_VERSION
@@ -198,6 +202,28 @@ def _refuse_other_state(folder: str, recipe: str) -> None:
         )
 
 
+def _num_workers(train: TrainSection) -> int | tuple[int, int]:
+    """As Ray Train wants it: a number, or the least and the most."""
+    is_elastic = 0 < train.min_workers < train.num_workers
+    return (train.min_workers, train.num_workers) if is_elastic else train.num_workers
+
+
+@contextlib.contextmanager
+def _patience(train: TrainSection) -> Iterator[None]:
+    """An elastic group that is planned on a node that has just gone is soon planned anew.
+
+    Ray's list of the nodes is up to 20 seconds old.
+    """
+    before = os.environ.get(_START_TIMEOUT)
+    if isinstance(_num_workers(train), tuple):
+        os.environ[_START_TIMEOUT] = "30"
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[_START_TIMEOUT] = before
+
+
 def _fit(
     config: RunConfig, folder: str, wanted: Manifest, callbacks: Sequence[Any]
 ) -> dict[str, Any]:
@@ -219,7 +245,8 @@ def _fit(
         # Parts that are kept in main memory are exchanged there.
         torch_config=TorchConfig(backend="cuda:nccl,cpu:gloo" if train.cpu_offload else None),
         scaling_config=ScalingConfig(
-            num_workers=train.num_workers,
+            num_workers=_num_workers(train),
+            elastic_resize_monitor_interval_s=train.resize_every_s,
             use_gpu=train.use_gpu,
             resources_per_worker={"CPU": train.cpus_per_worker}
             | ({"GPU": 1.0} if train.use_gpu else {}),
@@ -234,7 +261,7 @@ def _fit(
         ),
     )
     try:
-        with refreshing(config, folder, *steps_of(config)):
+        with refreshing(config, folder, *steps_of(config)), _patience(train):
             facts = dict(trainer.fit().return_value)
     except TrainingFailedError as error:
         explained = explain(error, own_states)

@@ -20,7 +20,7 @@ from pipeline import storage
 from pipeline.artifacts import Manifest
 from pipeline.config import RunConfig
 from pipeline.errors import PipelineError
-from pipeline.train.capacity import check_memory, largest_shape
+from pipeline.train.capacity import check_memory, largest_shape, on_workers
 from pipeline.train.checkpoints import restore_state, save_state
 from pipeline.train.data import TrainingData
 from pipeline.train.exports import export, export_folder, write_weights
@@ -96,8 +96,9 @@ def _open_inputs(job: Job, world: World) -> _Inputs:
     config = job.config
     data, held_out = open_split(config, uses_entropies=job.uses_entropies)
     plan = plan_of(config, data)
-    shape = largest_shape(config, len(data), int(data.lengths.max()))
-    check_memory(config, shape, world.device, ray.train.get_context().get_local_world_size())
+    now = on_workers(config, world.size)  # fewer need more memory each
+    shape = largest_shape(now, len(data), int(data.lengths.max()))
+    check_memory(now, shape, world.device, ray.train.get_context().get_local_world_size())
     require_weights(config)
     num_steps = total_steps(plan.steps_per_epoch, config.train.epochs, config.train.max_steps)
     return _Inputs(data, held_out, plan, num_steps)
@@ -165,7 +166,8 @@ def _start_state(job: Job, num_steps: int, world: World) -> TrainState:
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             restore_state(state, Path(folder), job.wanted.recipe)
-        logger.info("resumed step=%d of=%d", state.step, num_steps)
+        if world.rank == 0:
+            logger.info("resumed step=%d of=%d workers=%d", state.step, num_steps, world.size)
     return state
 
 

@@ -8,6 +8,9 @@ from ray.tune.search import Searcher
 
 ARM = "arm"
 """Key of the arm among the parameters that Ray Tune knows a trial by."""
+FAILED = "failed"
+"""Key of the reason in the last result of a trial that failed: raised, it would make Ray Tune try
+the trial again, as it does with one whose process or machine is lost."""
 
 
 class ArmSearcher(Searcher):  # type: ignore[misc]
@@ -41,10 +44,13 @@ class ArmSearcher(Searcher):  # type: ignore[misc]
 
     def on_trial_result(self, trial_id: str, result: Any) -> None:
         """Passed on to the arm."""
-        self._arms[self._arm_of[trial_id]].on_trial_result(trial_id, result)
+        if FAILED not in result:
+            self._arms[self._arm_of[trial_id]].on_trial_result(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Passed on to the arm."""
+        if result and FAILED in result:
+            result, error = None, True
         self._arms[self._arm_of[trial_id]].on_trial_complete(trial_id, result, error)
 
     def save(self, checkpoint_path: str) -> None:
@@ -80,11 +86,16 @@ class ArmScheduler(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Any) -> str:
         """What the arm decides."""
+        if FAILED in result:
+            return str(TrialScheduler.CONTINUE)  # it ends by itself
         return str(self._of(trial).on_trial_result(tune_controller, trial, result))
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: Any) -> None:
         """Passed on to the arm."""
-        self._of(trial).on_trial_complete(tune_controller, trial, result)
+        if FAILED in result:
+            self._of(trial).on_trial_error(tune_controller, trial)
+        else:
+            self._of(trial).on_trial_complete(tune_controller, trial, result)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """Passed on to the arm."""

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +17,11 @@ from ray.tune.search.optuna import OptunaSearch
 
 from pipeline import storage
 from pipeline.config import RunConfig, TuneSection
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.progress import Progress
 from pipeline.search_space import Arm, Parameter, combinations, default_point
 from pipeline.train.held_out import NELBO
-from pipeline.tune.arms import ARM, ArmScheduler, ArmSearcher
+from pipeline.tune.arms import ARM, FAILED, ArmScheduler, ArmSearcher
 from pipeline.tune.records import (
     TrialRecord,
     read_record,
@@ -82,7 +83,8 @@ def run_arms(
                 name=config.tune.name,
                 storage_path=state,
                 callbacks=[recorder],
-                failure_config=ray.tune.FailureConfig(max_failures=0),
+                # Of processes and machines that are lost; what a trial raises is no reason to.
+                failure_config=ray.tune.FailureConfig(max_failures=config.train.max_failures),
                 verbose=0,
             ),
         )
@@ -128,12 +130,23 @@ def _run_or_replay(
     search = searches[arm]
     record = read_record(search.folder, trial_name(arm, params))
     if record is None or not record.is_over:
-        trial(params, search=search)
+        try:
+            trial(params, search=search)
+        except PipelineError as error:
+            _report_failure(str(error))
+        except Exception as error:
+            logger.exception("trial=%s", trial_name(arm, params))
+            _report_failure(f"{type(error).__name__}: {error}")
         return
     for report in record.reports:
         ray.tune.report(report)
     if record.status == "failed":
-        raise RuntimeError(record.reason)
+        _report_failure(record.reason)
+
+
+def _report_failure(reason: str) -> None:
+    nothing = dict.fromkeys(("step", PERCENT, NELBO, "seconds"), math.nan)
+    ray.tune.report(nothing | {FAILED: " ".join(reason.split())})
 
 
 def concurrent_trials(
@@ -249,7 +262,10 @@ class Recorder(ray.tune.Callback):  # type: ignore[misc]
     ) -> None:
         """A trial was measured."""
         record = self._open(trial)
-        if record is not None and not record.is_over:
+        if record is not None and FAILED in result:
+            record.status, record.reason = "failed", result[FAILED]
+            self._ended(record)
+        elif record is not None and not record.is_over:
             names = ("step", PERCENT, NELBO, "seconds")
             record.add({name: float(result[name]) for name in names})
             if "training_began" in result:
@@ -263,14 +279,22 @@ class Recorder(ray.tune.Callback):  # type: ignore[misc]
         if record is None:
             self.progress.add(1)
             return
+        if record.is_over:
+            return
         is_finished = bool(record.reports) and record.reports[-1][PERCENT] >= 100.0
         record.status = "finished" if is_finished else "stopped"
         if not is_finished:
             record.reason = f"among the worse at {record.reports[-1][PERCENT]:.0f} % of its steps"
         self._ended(record)
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial's process is lost, and it is tried again."""
+        name = trial_name(*_arm_and_params(trial.config))
+        logger.warning("trial=%s lost, is tried again: %s", name, _reason(trial))
+        self.started.discard(name)
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial has failed."""
+        """A trial's process was lost too often."""
         record = self._open(trial)
         if record is None:
             self.progress.add(1)
@@ -304,11 +328,10 @@ class Recorder(ray.tune.Callback):  # type: ignore[misc]
 
 
 def _reason(trial: Any) -> str:
-    """What was raised in the trial, without the way that it took."""
+    """Why the process of a trial is gone."""
     file = trial.error_file  # beside the driver; on storage it is not there yet
     text = Path(file).read_text() if file and Path(file).exists() else "for an unknown reason"
-    _, is_ours, reason = text.rpartition("RuntimeError: ")
-    return " ".join((reason if is_ours else text.strip().rpartition("\n")[2]).split())
+    return " ".join(text.strip().rpartition("\n")[2].split())
 
 
 def require_measures(

@@ -52,15 +52,8 @@ def entropies_name(base: RunConfig, config: RunConfig) -> str:
 def run_trial(params: dict[str, Any], *, search: Search) -> None:
     """Train with ``params``, from where an earlier try stopped, and report what is measured.
 
-    Raises RuntimeError with the reason as its text where it cannot be trained.
+    Raises PipelineError where it cannot be trained, or its training diverged.
     """
-    try:
-        _train(search, params)
-    except PipelineError as error:
-        raise RuntimeError(" ".join(str(error).split())) from error
-
-
-def _train(search: Search, params: dict[str, Any]) -> None:
     import ray.tune
 
     from pipeline.train.stage import fit, steps_of, wanted_manifest
@@ -72,7 +65,12 @@ def _train(search: Search, params: dict[str, Any]) -> None:
     every = math.ceil(num_steps / config.tune.num_measures)
     # A trial that is killed goes on from its last measure.
     saves = min(config.train.checkpoint_every, every)
-    train = replace(config.train, held_out_every=every, checkpoint_every=saves)
+    train = replace(
+        config.train,
+        held_out_every=every,
+        checkpoint_every=saves,
+        min_workers=0,  # as many as it was given room for
+    )
     config = replace(config, train=train)
     wanted = wanted_manifest(config)
     began = time.time()
@@ -81,7 +79,7 @@ def _train(search: Search, params: dict[str, Any]) -> None:
         fit(config, folder, wanted, callbacks=[MeasuresToTune(num_steps, began)])
     manifest = artifacts.require(folder, "train", hint="")
     if not math.isfinite(manifest.facts[NELBO]):
-        raise RuntimeError(f"{NELBO} is {manifest.facts[NELBO]}: training diverged")
+        raise PipelineError(f"{NELBO} is {manifest.facts[NELBO]}: training diverged")
     ray.tune.report(
         {
             "step": float(num_steps),

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 _JOBS = Path(__file__).resolve().parents[2] / "jobs"
@@ -12,11 +12,13 @@ TIMEOUT_S = 240
 """Of one job."""
 
 
-def start(stage: str, config: Path, *arguments: str) -> "subprocess.Popen[str]":
-    """The job as a process group of its own, with a Ray of its own."""
+def start(
+    stage: str, config: Path, *arguments: str, env: Mapping[str, str] | None = None
+) -> "subprocess.Popen[str]":
+    """The job as a process group of its own, with a Ray of its own unless ``env`` names one."""
     return subprocess.Popen(
         [sys.executable, str(_JOBS / f"{stage}.py"), "--config", str(config), *arguments],
-        env=os.environ | {"RAY_AUTH_MODE": "disabled"},
+        env={**os.environ, "RAY_AUTH_MODE": "disabled", **(env or {})},
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -24,9 +26,9 @@ def start(stage: str, config: Path, *arguments: str) -> "subprocess.Popen[str]":
     )
 
 
-def finish(stage: str, config: Path, *arguments: str) -> str:
+def finish(stage: str, config: Path, *arguments: str, env: Mapping[str, str] | None = None) -> str:
     """Run the job to its end; what it printed."""
-    process = start(stage, config, *arguments)
+    process = start(stage, config, *arguments, env=env)
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, output
     return output

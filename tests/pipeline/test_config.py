@@ -330,6 +330,14 @@ def test_values_out_of_range_are_refused_naming_key_wanted_and_got(line, wanted,
             "evaluate = {protocol = 'llada', data_dir = 'b', prompt_style = 'compact'}",
             ["evaluate.prompt_style: the protocol llada has llada", "got compact"],
         ),
+        (
+            "train.num_workers = 2\ntrain.min_workers = 3",
+            ["train.min_workers: wanted at most train.num_workers 2, got 3"],
+        ),
+        (
+            "train.num_workers = 2\ntrain.min_workers = 1\nrates.beta_ref = 'batch'",
+            ["train.min_workers: rates.beta_ref batch", "wanted 0, got 1"],
+        ),
     ],
 )
 def test_combinations_that_cannot_run_are_refused(text, parts):

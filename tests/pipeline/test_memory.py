@@ -17,8 +17,10 @@ from pipeline.train.capacity import (
     largest_tokens,
     main_memory,
     needed_bytes,
+    on_workers,
     require_fits,
 )
+from pipeline.train.estimate import describe_training
 from pipeline.train.live_bytes import LiveBytes
 from pipeline.train.loop import train
 from pipeline.train.memory import Shape, step_memory
@@ -222,3 +224,20 @@ def test_the_largest_micro_batch_follows_from_the_plan(
     num_examples, longest, changes, wanted, tmp_path
 ) -> None:
     assert largest_shape(make_config(tmp_path, **changes), num_examples, longest) == wanted
+
+
+def test_fewer_workers_need_more_memory_and_are_asked_for_it_before_the_start(
+    tmp_path: Path,
+) -> None:
+    config = make_config(tmp_path, parallelism="fsdp", num_workers=8, min_workers=1)
+    fewer = on_workers(config, 1)
+    most, least = (
+        needed_bytes(one, largest_shape(one, 64, config.data.max_length)) for one in (fewer, config)
+    )
+    assert least < most
+    train = dataclasses.replace(config.train, device_memory_gib=(least + most) / 2**31)
+    steady = dataclasses.replace(config, train=dataclasses.replace(train, min_workers=0))
+    assert "at the peak" in describe_training(steady, 64, "prepared")
+    config = dataclasses.replace(config, train=train)
+    with pytest.raises(ConfigError, match=r"train\.device_memory_gib"):
+        describe_training(config, 64, "prepared")

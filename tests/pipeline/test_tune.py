@@ -1,8 +1,12 @@
 """The search: real Ray Tune and Optuna over trials that train nothing, and what is made of it."""
 
+import contextlib
 import dataclasses
 import json
 import math
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ from pipeline import artifacts
 from pipeline.artifacts import Manifest
 from pipeline.config import RunConfig
 from pipeline.config_file import load_config, parse_config
-from pipeline.errors import ArtifactError, ConfigError
+from pipeline.errors import ArtifactError, ConfigError, PipelineError
 from pipeline.search_space import arms
 from pipeline.train.held_out import NELBO
 from pipeline.tune import stage
@@ -47,7 +51,7 @@ def quadratic(params: dict[str, Any], *, search: Search) -> None:
     with Path(search.folder, "calls").open("a") as calls:
         calls.write(json.dumps(params) + "\n")
     if params.get("rates.gamma") == 1.0:
-        raise RuntimeError("gamma 1 is\nnever right")
+        raise PipelineError("gamma 1 is\nnever right")
     rate = params.get("train.learning_rate", 1e-3)
     end = math.log10(rate / 1e-3) ** 2
     for step in range(1, 9):
@@ -55,10 +59,21 @@ def quadratic(params: dict[str, Any], *, search: Search) -> None:
         ray.tune.report(value)
 
 
-def run_quadratic(config: RunConfig) -> list[TrialRecord]:
+def lost_once(params: dict[str, Any], *, search: Search) -> None:
+    """A quadratic trial whose process is killed in its middle, the first time."""
+    import ray.tune
+
+    with contextlib.suppress(FileExistsError):
+        Path(search.folder, "lost").touch(exist_ok=False)
+        ray.tune.report({"step": 1.0, PERCENT: 12.5, NELBO: 5.0, "seconds": 1.0})
+        os.kill(os.getpid(), signal.SIGKILL)
+    quadratic(params, search=search)
+
+
+def run_quadratic(config: RunConfig, trial: Callable[..., None] = quadratic) -> list[TrialRecord]:
     folder = f"{config.run.output_dir}/tune/search"
     Path(folder).mkdir(parents=True, exist_ok=True)
-    return run_arms([Search(config, arm, folder) for arm in arms(config)], 2, trial=quadratic)
+    return run_arms([Search(config, arm, folder) for arm in arms(config)], 2, trial=trial)
 
 
 def num_calls(config: RunConfig) -> int:
@@ -121,6 +136,14 @@ def test_a_search_that_was_interrupted_goes_on_with_what_it_knew(
     # The times of a trial that went on are those of both its tries.
     assert [report["seconds"] for report in records[1].reports] == [1, 2, *range(5, 11)]
     assert not list(Path(tmp_path, "tune/search").glob("ray/*"))
+
+
+def test_a_trial_whose_process_is_lost_is_tried_again(local_ray: None, tmp_path: Path) -> None:
+    config = config_of(tmp_path, RATE, num_trials=2, scheduler="none")
+    records = run_quadratic(config, lost_once)
+    assert [(record.status, record.num_proposed) for record in records] == [("finished", 1)] * 2
+    assert all([r["step"] for r in record.reports] == [*range(1, 9)] for record in records)
+    assert {record.seconds_before for record in records} == {0.0, 1.0}
 
 
 WORKER, GPU_WORKER = {"CPU": 1.0}, {"CPU": 4.0, "GPU": 1.0}

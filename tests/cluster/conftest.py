@@ -1,0 +1,37 @@
+"""A cluster of three raylets, and a run on it that nothing disturbs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.raylets import Raylets, raylets
+from tests.cluster.workload import CONFIG
+from tests.pipeline.processes import TIMEOUT_S, start
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has ended, and what its pipeline printed."""
+
+    root: Path
+    output: str
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raylets]:
+    """A head and two nodes."""
+    with raylets(tmp_path_factory.mktemp("ray"), num_nodes=2) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cluster: Raylets, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """All stages, each as a job of its own, submitted by ``jobs/pipeline.py``."""
+    root = tmp_path_factory.mktemp("undisturbed") / "run"
+    process = start("pipeline", CONFIG, "--run.output-dir", str(root), env=cluster.job_env)
+    output, _ = process.communicate(timeout=2 * TIMEOUT_S)
+    assert process.returncode == 0, output
+    print(output)
+    return Run(root, output)

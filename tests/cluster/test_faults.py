@@ -1,0 +1,198 @@
+"""One fault after another in a training on several raylets, and in what is around it.
+
+After each: an exit code and a message that say what happened, the weights of the undisturbed run
+bit for bit, and nothing half-written.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline import artifacts
+from pipeline.claim import CLAIM
+from tests.cluster.conftest import Run
+from tests.cluster.raylets import Raylets, raylets
+from tests.cluster.workload import CONFIG, check_whole, rows, weights
+from tests.pipeline.processes import TIMEOUT_S, finish, start, wait_for
+from tests.pipeline.test_kill_and_resume import fill, noted_state, small_disk
+
+__all__ = ["small_disk"]
+
+pytestmark = pytest.mark.cluster
+
+A_DAY_S = 24 * 3600
+
+
+class Training:
+    """A training of the undisturbed run's data under a name of its own."""
+
+    def __init__(self, cluster: Raylets, run: Run, name: str, *arguments: str) -> None:
+        self.cluster, self.root, self.name = cluster, run.root, name
+        self.folder = run.root / "checkpoints" / name
+        self.arguments = ("--run.output-dir", str(run.root), "--train.name", name, *arguments)
+
+    def start(self) -> "subprocess.Popen[str]":
+        return start("train", CONFIG, *self.arguments, env=self.cluster.env)
+
+    def finish(self) -> str:
+        return finish("train", CONFIG, *self.arguments, env=self.cluster.env)
+
+    def under_way(self) -> "subprocess.Popen[str]":
+        """Started, and past its first state."""
+        process = self.start()
+        wait_for(lambda: noted_state(self.folder), process)
+        assert artifacts.read_manifest(str(self.folder)) is None
+        return process
+
+    def workers(self) -> list[psutil.Process]:
+        return self.cluster.workers("ray::RayTrainWorker")
+
+    def check(self) -> None:
+        """It ended as if nothing had happened."""
+        assert weights(self.root, self.name) == weights(self.root)
+        manifest = artifacts.read_manifest(str(self.folder))
+        assert manifest is not None
+        artifacts.verify_files(str(self.folder), manifest)
+        steps = [line for line in (self.folder / "metrics.jsonl").read_text().splitlines() if line]
+        whole = (self.root / "checkpoints" / "weft" / "metrics.jsonl").read_text().splitlines()
+        assert len(steps) == len(whole)
+
+
+def kill_worker(training: Training) -> None:
+    training.workers()[0].kill()
+
+
+def kill_raylet(training: Training) -> None:
+    """The machine of a worker is gone, and another one comes."""
+    training.cluster.kill_node(training.cluster.node_of(training.workers()[0]))
+    training.cluster.add_node()
+
+
+def kill_gcs(training: Training) -> None:
+    training.cluster.restart_gcs()
+
+
+def stall_worker(training: Training) -> None:
+    worker = training.workers()[0]
+    worker.suspend()
+    time.sleep(10)
+    worker.resume()
+
+
+def test_a_training_goes_on_by_itself(cluster: Raylets, undisturbed: Run) -> None:
+    training = Training(cluster, undisturbed, "disturbed")
+    process = training.under_way()
+    for fault in (kill_worker, kill_raylet, kill_gcs, stall_worker):
+        before = noted_state(training.folder)
+        wait_for(lambda before=before: noted_state(training.folder) != before, process)
+        fault(training)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, output
+    # Neither the service nor the slow worker made it start again.
+    assert output.count("resumed step=") == 2
+    training.check()
+
+
+def test_a_killed_driver_is_started_again_whatever_the_clocks_said(
+    cluster: Raylets, undisturbed: Run
+) -> None:
+    training = Training(cluster, undisturbed, "driver")
+    process = training.under_way()
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == -signal.SIGKILL
+    assert artifacts.read_manifest(str(training.folder)) is None
+    for number, file in enumerate(sorted(undisturbed.root.rglob("*"))):
+        skew = A_DAY_S if number % 2 else -A_DAY_S
+        os.utime(file, (time.time() + skew, time.time() + skew))
+    output = training.finish()
+    assert "resumed step=" in output
+    training.check()
+    # Nothing is made anew for its age.
+    for stage in ("prepare", "reference"):
+        output = finish(stage, CONFIG, "--run.output-dir", str(undisturbed.root), env=cluster.env)
+        assert "is already finished" in output
+
+
+def test_a_second_pipeline_in_the_same_run_is_refused(cluster: Raylets, tmp_path: Path) -> None:
+    arguments = ("--run.output-dir", str(tmp_path / "run"), "--pipeline.only", "prepare")
+    first = start("pipeline", CONFIG, *arguments, env=cluster.job_env)
+    wait_for(lambda: (tmp_path / "run" / "pipeline" / CLAIM).exists(), first)
+    second = start("pipeline", CONFIG, *arguments, env=cluster.job_env)
+    output, _ = second.communicate(timeout=TIMEOUT_S)
+    assert second.returncode == 2
+    assert f"process {first.pid} on " in output
+    output, _ = first.communicate(timeout=TIMEOUT_S)
+    assert first.returncode == 0, output
+    check_whole(tmp_path / "run")
+    assert {*rows(tmp_path / "run").values()} == {1}
+
+
+def test_workers_go_and_come(undisturbed: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Elastic: on one node after the other is lost, on two when another is there."""
+    # In a cluster of its own: Ray keeps resources for a killed driver's training for minutes.
+    with raylets(tmp_path_factory.mktemp("ray"), num_nodes=2) as cluster:
+        _grow_and_shrink(cluster, undisturbed)
+
+
+def _grow_and_shrink(cluster: Raylets, undisturbed: Run) -> None:
+    training = Training(
+        *(cluster, undisturbed, "elastic", "--train.cpus-per-worker", "2"),
+        *("--train.min-workers", "1", "--train.resize-every-s", "2"),
+    )
+    process = training.under_way()
+    wait_for(lambda: len(training.workers()) == 2, process)
+    before = noted_state(training.folder)
+    cluster.kill_node(cluster.nodes[-1])
+    wait_for(lambda: noted_state(training.folder) != before, process)
+    assert len(training.workers()) == 1
+    cluster.add_node()
+    wait_for(lambda: len(training.workers()) == 2, process)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, output
+    # Sums in another order: not the same bits, but the same steps over the same examples.
+    whole = undisturbed.root / "checkpoints" / "weft"
+    assert _tokens(training.folder) == _tokens(whole)
+    found, wanted = (load_file(f / "model.safetensors") for f in (training.folder, whole))
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-2, atol=1e-3)
+
+
+def _tokens(folder: Path) -> list[int]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["tokens"] for line in lines]
+
+
+def test_a_full_disk_stops_the_reference_job_and_room_lets_it_go_on(
+    cluster: Raylets, undisturbed: Run, small_disk: Path
+) -> None:
+    if not small_disk.is_mount():
+        pytest.skip("needs the right to mount a file system")
+    root = small_disk / "run"
+    arguments = ("--run.output-dir", str(root))
+    finish("prepare", CONFIG, *arguments, env=cluster.env)
+    process = start("reference", CONFIG, *arguments, env=cluster.env)
+    wait_for(lambda: list(root.glob("entropies/part-*.parquet")), process)
+    fill(small_disk)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 2, output
+    assert "cannot be written: No space left on device" in output
+    check_whole(root)
+    assert artifacts.read_manifest(str(root / "entropies")) is None
+    (small_disk / "filler").unlink()
+    finish("reference", CONFIG, *arguments, env=cluster.env)
+    check_whole(root)
+    wanted = {key: n for key, n in rows(undisturbed.root).items() if key[0] == "reference"}
+    assert {key: n for key, n in rows(root).items() if key[0] == "reference"} == wanted
+    names = [file.name for file in (root / "entropies").glob("*.parquet")]
+    for name in names:
+        whole = (undisturbed.root / "entropies" / name).read_bytes()
+        assert (root / "entropies" / name).read_bytes() == whole

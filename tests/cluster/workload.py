@@ -1,0 +1,81 @@
+"""A small run through all stages, and what must be the same whatever happened to it."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from pipeline import artifacts
+from pipeline.layout import TRIALS_FILE
+
+STAGES = ("prepare", "reference", "train", "tune", "evaluate", "report")
+CONFIG = Path(__file__).with_name("workload.toml")
+
+
+def weights(root: Path, name: str = "weft") -> bytes:
+    """Of a trained checkpoint."""
+    return (root / "checkpoints" / name / "model.safetensors").read_bytes()
+
+
+def rows(root: Path) -> Counter[tuple[str, ...]]:
+    """Every row of a run's artifacts, by what identifies it."""
+    found: Counter[tuple[str, ...]] = Counter()
+    for folder in _artifacts(root):
+        stage = artifacts.read_manifest(str(folder)).stage  # type: ignore[union-attr]
+        keys = {
+            "prepare": ["example_id"],
+            "reference": ["example_id"],
+            "evaluate": ["checkpoint", "task", "item_id"],
+            "tune": ["trial"],
+        }.get(stage, [])
+        names = [TRIALS_FILE] if stage == "tune" else [f.name for f in folder.glob("*.parquet")]
+        for name in names if keys else ():
+            table = pq.read_table(folder / name, columns=keys).to_pylist()
+            found.update((stage, *(Path(str(row[key])).name for key in keys)) for row in table)
+    return found
+
+
+def check_whole(root: Path) -> None:
+    """Whatever a reader sees there is whole: every artifact has all of its files as committed."""
+    for folder in _artifacts(root):
+        manifest = artifacts.read_manifest(str(folder))
+        assert manifest is not None
+        artifacts.verify_files(str(folder), manifest)
+
+
+def check_same(root: Path, undisturbed: Path) -> None:
+    """The run in ``root`` came to what the undisturbed one came to."""
+    check_whole(root)
+    assert rows(root) == rows(undisturbed)
+    for name in ("prepared", "entropies"):
+        assert _content(root / name) == _content(undisturbed / name)
+    assert weights(root) == weights(undisturbed)
+    assert _generations(root) == _generations(undisturbed)
+    assert _measures(root) == _measures(undisturbed)
+    assert list(root.rglob("*.tmp")) == []
+
+
+def _artifacts(root: Path) -> Iterator[Path]:
+    for manifest in sorted(root.rglob("manifest.json")):
+        yield manifest.parent
+
+
+def _content(folder: Path) -> str:
+    manifest = artifacts.read_manifest(str(folder))
+    assert manifest is not None
+    return manifest.content
+
+
+def _generations(root: Path) -> dict[tuple[str, str], str]:
+    columns = ["checkpoint", "item_id", "generation"]
+    found = {}
+    for file in sorted(root.glob("evaluations/**/*.parquet")):
+        for row in pq.read_table(file, columns=columns).to_pylist():
+            found[Path(row["checkpoint"]).name, row["item_id"]] = row["generation"]
+    return found
+
+
+def _measures(root: Path) -> dict[str, float]:
+    rows = pq.read_table(root / "tune" / "search" / TRIALS_FILE).to_pylist()
+    return {row["trial"]: row["nelbo"] for row in rows}
