@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,11 @@ class Raylets:
     Everything listens on this machine alone.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Start the head."""
+    def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
+        """Start the head; ``env`` is of all that runs on the cluster."""
         from ray.cluster_utils import Cluster
 
-        self.folder = folder
+        self.folder, self._extra = folder, dict(env)
         port = free_port()
         self.dashboard = f"http://127.0.0.1:{port}"
         (folder / "gcs").mkdir(parents=True)
@@ -83,7 +83,7 @@ class Raylets:
         with pytest.MonkeyPatch.context() as patch:
             for name in _OTHERS:
                 patch.delenv(name, raising=False)
-            for name, value in self._own_env.items():
+            for name, value in (self._own_env | self._extra).items():
                 patch.setenv(name, value)
             patch.setenv("RAY_gcs_storage", "rocksdb")
             patch.setenv("RAY_gcs_storage_path", str(self.folder / "gcs"))
@@ -159,9 +159,11 @@ class Raylets:
 
 
 @contextlib.contextmanager
-def raylets(folder: Path, *, num_nodes: int) -> Iterator[Raylets]:
+def raylets(
+    folder: Path, *, num_nodes: int, env: Mapping[str, str] | None = None
+) -> Iterator[Raylets]:
     """A cluster with its files in ``folder``, whose processes all end with the block."""
-    made = Raylets(folder)
+    made = Raylets(folder, env or {})
     try:
         for _ in range(num_nodes):
             made.add_node()

@@ -18,6 +18,13 @@ def weights(root: Path, name: str = "weft") -> bytes:
     return (root / "checkpoints" / name / "model.safetensors").read_bytes()
 
 
+def content(folder: Path) -> str:
+    """Fingerprint of a whole artifact."""
+    manifest = artifacts.read_manifest(str(folder))
+    assert manifest is not None
+    return manifest.content
+
+
 def rows(root: Path) -> Counter[tuple[str, ...]]:
     """Every row of a run's artifacts, by what identifies it."""
     found: Counter[tuple[str, ...]] = Counter()
@@ -49,7 +56,7 @@ def check_same(root: Path, undisturbed: Path) -> None:
     check_whole(root)
     assert rows(root) == rows(undisturbed)
     for name in ("prepared", "entropies"):
-        assert _content(root / name) == _content(undisturbed / name)
+        assert content(root / name) == content(undisturbed / name)
     assert weights(root) == weights(undisturbed)
     assert _generations(root) == _generations(undisturbed)
     assert _measures(root) == _measures(undisturbed)
@@ -59,12 +66,6 @@ def check_same(root: Path, undisturbed: Path) -> None:
 def _artifacts(root: Path) -> Iterator[Path]:
     for manifest in sorted(root.rglob("manifest.json")):
         yield manifest.parent
-
-
-def _content(folder: Path) -> str:
-    manifest = artifacts.read_manifest(str(folder))
-    assert manifest is not None
-    return manifest.content
 
 
 def _generations(root: Path) -> dict[tuple[str, str], str]:
