@@ -76,7 +76,7 @@ def launcher_problems(path: Path) -> Iterator[str]:
         yield f"{error.json_path}: {error.message}"
     try:
         validate_config(prepare_config(config))
-    except (ValueError, KeyError, jsonschema.ValidationError) as error:
+    except (ValueError, KeyError, RuntimeError, jsonschema.ValidationError) as error:
         yield f"ray refuses it: {error}"
     yield from _limits(config)
     yield from _privacy(config)
@@ -118,7 +118,7 @@ def _privacy(config: dict[str, Any]) -> Iterator[str]:
             for line in config[key]
         ):
             yield f"{key}: wanted ray start with RAY_AUTH_MODE=token"
-    if config["provider"]["type"] != "aws":
+    if not _is_aws(config["provider"]):
         return
     if "security_group" in config["provider"]:
         yield "provider.security_group: Ray opens SSH to everybody in it; make a group of your own"
@@ -126,6 +126,10 @@ def _privacy(config: dict[str, Any]) -> Iterator[str]:
         for key in ("SecurityGroupIds", "ImageId", "IamInstanceProfile"):
             if key not in kind["node_config"]:
                 yield f"{name}: wanted {key}; what Ray takes without it is open, old or too strong"
+
+
+def _is_aws(provider: dict[str, Any]) -> bool:
+    return provider["type"] == "aws" or str(provider.get("module", "")).startswith("pipeline.aws.")
 
 
 def rendered(folder: Path) -> list[dict[str, Any]]:

@@ -3,11 +3,18 @@
 import shutil
 import subprocess
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import boto3
+import moto
 import pytest
 import yaml
+from botocore.exceptions import ClientError
+from ray.autoscaler.node_launch_exception import NodeLaunchException
 
+from pipeline.aws import SpotFirst
 from pipeline.config_checks import check_config
 from pipeline.config_file import load_config
 from scripts.check_deploy import (
@@ -88,10 +95,59 @@ def test_an_overlay_sets_image_gpu_and_storage() -> None:
     assert "eks.amazonaws.com/role-arn" in manifests["ServiceAccount"]["metadata"]["annotations"]
 
 
-@pytest.mark.parametrize("path", LAUNCHER, ids=lambda path: path.name)
+@pytest.fixture
+def spot_first(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[SpotFirst, dict[str, Any]]]:
+    """The provider of cluster.yaml in an imagined AWS, and the GPU machines that it asks for."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    with moto.mock_aws():
+        config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+        assert config["provider"]["module"] == f"{SpotFirst.__module__}.{SpotFirst.__name__}"
+        client = boto3.client("ec2", region_name=config["provider"]["region"])
+        subnets = [s["SubnetId"] for s in client.describe_subnets()["Subnets"]]
+        image = client.describe_images()["Images"][0]["ImageId"]
+        asked = config["available_node_types"]["gpu"]["node_config"]
+        asked = asked | {"ImageId": image, "SubnetIds": subnets, "SecurityGroupIds": []}
+        del asked["IamInstanceProfile"]  # which a real account has
+        yield SpotFirst(config["provider"], "weft"), asked
+
+
+@pytest.mark.parametrize(
+    ("code", "kinds"),
+    [
+        (None, ["spot"]),
+        ("InsufficientInstanceCapacity", [None]),
+        ("UnauthorizedOperation", []),
+    ],
+)
+def test_on_aws_gpus_are_spot_or_on_demand_where_those_are_refused(
+    spot_first: tuple[SpotFirst, dict[str, Any]],
+    code: str | None,
+    kinds: list[str | None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    provider, asked = spot_first
+    create = provider.ec2_fail_fast.create_instances
+
+    def refuse(**request: Any) -> Any:
+        if code and "InstanceMarketOptions" in request:
+            raise ClientError({"Error": {"Code": code, "Message": "no"}}, "RunInstances")
+        return create(**request)
+
+    monkeypatch.setattr(provider.ec2_fail_fast, "create_instances", refuse)
+    if not kinds:
+        with pytest.raises(NodeLaunchException, match=str(code)):
+            provider.create_node(asked, {"ray-node-type": "worker"}, 1)
+        return
+    made = provider.create_node(asked, {"ray-node-type": "worker"}, 1)
+    assert [machine.instance_lifecycle for machine in made.values()] == kinds
+    assert {machine.instance_type for machine in made.values()} == {"p5.48xlarge"}
+    assert sorted(provider.non_terminated_nodes({})) == sorted(made)
+
+
 @pytest.mark.parametrize("is_timed_out", [False, True])
-def test_gpus_are_spot_first_and_on_demand_while_those_do_not_join(
-    path: Path, is_timed_out: bool
+def test_on_gcp_gpus_are_spot_first_and_on_demand_while_those_do_not_join(
+    is_timed_out: bool,
 ) -> None:
     """Ray's own monitor and scheduler, asked for three trainings of eight GPUs."""
     from ray.autoscaler._private.util import prepare_config
@@ -107,7 +163,8 @@ def test_gpus_are_spot_first_and_on_demand_while_those_do_not_join(
     if is_timed_out:
         status = Instance.ALLOCATION_TIMEOUT
         monitor.notify([InstanceUpdateEvent(instance_type="gpu_spot", new_instance_status=status)])
-    values = yaml.safe_load(path.read_text()) | {"file_mounts": {}}  # would be read, and hashed
+    text = (ROOT / "deploy" / "cluster.gcp.yaml").read_text()
+    values = yaml.safe_load(text) | {"file_mounts": {}}  # would be read, and hashed
     config = AutoscalingConfig(prepare_config(values))
     workers = [ResourceRequestUtil.make({"GPU": 1, "CPU": 8})] * 24
     reply = ResourceDemandScheduler().schedule(
@@ -141,7 +198,7 @@ def test_gpus_are_spot_first_and_on_demand_while_those_do_not_join(
         ("      ImageId: *image\n", "", "wanted ImageId"),
         ("ray:2.60.0", "ray:2.50.0", "wanted Ray 2.60.0"),
         ('"CPU": 0, "head"', '"CPU": 8, "head"', "no CPUs to give"),
-        ("priority: 1", "priorty: 1", "priorty"),
+        ("min_workers: 0", "min_worker: 0", "min_worker"),
         ("m7i.4xlarge", "m7i.huge", "not in the table"),
     ],
 )
