@@ -30,7 +30,7 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 def run(config: RunConfig, *, overwrite: bool = False) -> None:
     """Write ``checkpoints/<merge.name>`` from the adapter ``merge.checkpoint``."""
-    source, folder = _source(config), layout(config).checkpoint(_name(config))
+    source, folder = _source(config), layout(config).checkpoint(config.merge.folder)
     wanted = _wanted_manifest(source)
     if artifacts.is_done(folder, wanted, overwrite=overwrite):
         print(f"merge: {folder} is already finished; --overwrite repeats it")
@@ -79,7 +79,7 @@ def _refuse_training(folder: str) -> None:
 
 def outputs(config: RunConfig) -> list[tuple[str, Manifest]]:
     """The merged checkpoint, with what its manifest must say."""
-    return [(layout(config).checkpoint(_name(config)), _wanted_manifest(_source(config)))]
+    return [(layout(config).checkpoint(config.merge.folder), _wanted_manifest(_source(config)))]
 
 
 def describe(config: RunConfig) -> str:
@@ -87,7 +87,7 @@ def describe(config: RunConfig) -> str:
     if not config.merge.checkpoint:
         return "merge: nothing yet; --merge.checkpoint names an adapter"
     source = _source(config)
-    folder, dtype = layout(config).checkpoint(_name(config)), _base_dtype(source)
+    folder, dtype = layout(config).checkpoint(config.merge.folder), _base_dtype(source)
     return f"merge: {source} in {str(dtype).removeprefix('torch.')} -> {folder}"
 
 
@@ -103,10 +103,6 @@ def _source(config: RunConfig) -> str:
     if not is_adapter(folder):
         raise CheckpointError(f"{path}: wanted a LoRA adapter, got a checkpoint with all weights")
     return path
-
-
-def _name(config: RunConfig) -> str:
-    return config.merge.name or f"{Path(config.merge.checkpoint).name}-merged"
 
 
 def _base_dtype(source: str) -> torch.dtype:

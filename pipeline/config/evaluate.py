@@ -96,6 +96,11 @@ class MergeSection:
     name: str = ""
     """Folder under checkpoints/ to write; empty: the adapter's name and -merged."""
 
+    @property
+    def folder(self) -> str:
+        """Name of the folder that is written."""
+        return self.name or f"{self.checkpoint.rstrip('/').rpartition('/')[2]}-merged"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DriftSection:

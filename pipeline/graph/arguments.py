@@ -52,6 +52,10 @@ def _flag(prefix: str, name: str, value: Any) -> Iterator[str]:
     if isinstance(value, bool):
         yield f"--{section}{own}" if value else f"--{section}no-{own}"
         return
-    yield f"--{section}{own}"
-    for one in value if isinstance(value, tuple) else (value,):
-        yield str(one)
+    words = [str(one) for one in value] if isinstance(value, tuple) else [str(value)]
+    if not any(word.startswith("-") for word in words):
+        yield from (f"--{section}{own}", *words)
+    elif isinstance(value, tuple):
+        raise ConfigError(f"{prefix}{name}: no command line can say {words}, for the leading dash")
+    else:
+        yield f"--{section}{own}={words[0]}"

@@ -52,6 +52,7 @@ class ClusterJobs:
         self.ids: dict[str, str] = {}
         """Submission id of each step that was started, or found running."""
         self._tails: dict[str, _Tail] = {}
+        self._pending: set[str] = set()
         self._silent_since: float | None = None
 
     def request(self, step: Step) -> dict[str, Any]:
@@ -120,7 +121,7 @@ class ClusterJobs:
     def status(self, step: Step) -> Status:
         """How a step stands. Raises PipelineError after minutes without an answer."""
         try:
-            status = _STATUS[str(self.client.get_job_status(self.ids[step.name]))]
+            found = str(self.client.get_job_status(self.ids[step.name]))
         except (RuntimeError, OSError) as error:
             self._silent_since = self._silent_since or time.monotonic()
             if time.monotonic() - self._silent_since > _PATIENCE_S:
@@ -130,10 +131,13 @@ class ClusterJobs:
                 ) from error
             return "running"
         self._silent_since = None
-        return status
+        (self._pending.add if found == "PENDING" else self._pending.discard)(step.name)
+        return _STATUS[found]
 
     def last_line(self, step: Step) -> str:
-        """What a running step printed last."""
+        """What a running step printed last, or that the cluster has yet to start it."""
+        if step.name in self._pending:
+            return "(pending: the cluster prepares its environment, or has no room for it yet)"
         lines = self._tails[step.name].lines if step.name in self._tails else ()
         return lines[-1] if lines else ""
 

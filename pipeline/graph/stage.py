@@ -95,14 +95,16 @@ def run_on(jobs: ClusterJobs, schedule: Schedule) -> int:
     return _finish(schedule, jobs.last_lines)
 
 
-def _sees_storage(step: Step) -> bool:
-    """Whether this process has the folders that the jobs of a cluster have.
+def _can_look(step: Step) -> bool:
+    """Whether this process can see what the jobs of a cluster see, without fetching weights.
 
-    An object store is the same everywhere. A local path may be another machine's, unless this
-    process is a job of the cluster itself; the stage then says that there is nothing to do.
+    A job of the cluster itself can. From outside an object store is the same, but a local path may
+    be another machine's; and an artifact is compared with the weights that it came from, which
+    would have to be downloaded. Where this says no, the stage itself says that all is there.
     """
-    is_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    return is_job or not storage.is_local(step.config.run.output_dir)
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return True
+    return not storage.is_local(step.config.run.output_dir) and step.stage == "prepare"
 
 
 def is_there(step: Step) -> bool:
@@ -123,7 +125,7 @@ def _schedule(config: RunConfig) -> Schedule:
 
 
 def _start(step: Step, schedule: Schedule, jobs: ClusterJobs) -> None:
-    if not jobs.overwrite and _sees_storage(step) and is_there(step):
+    if not jobs.overwrite and _can_look(step) and is_there(step):
         schedule.mark(step.name, "skipped", _THERE)
         return
     schedule.mark(step.name, "running")

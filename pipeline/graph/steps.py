@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline import storage
 from pipeline.config import JobSection, RunConfig
 from pipeline.errors import ConfigError
+from pipeline.layout import layout
 from pipeline.search_space import configured, parse_line
 from weft.suggest import did_you_mean
 
@@ -61,7 +63,7 @@ def _require_outputs_of_their_own(steps: Sequence[Step]) -> None:
             "reference": (config.reference.name,),
             "train": (config.train.name,),
             "tune": (config.tune.name,),
-            "merge": (config.merge.name or config.merge.checkpoint,),
+            "merge": (config.merge.folder,),
             "drift": (config.drift.checkpoint,),
             "evaluate": (config.evaluate.name, *config.evaluate.checkpoints),
         }
@@ -161,7 +163,7 @@ def _made(step: Step) -> str:
     """The checkpoint that a step makes, if it makes one."""
     if step.stage == "train":
         return step.config.train.name
-    return step.config.merge.name if step.stage == "merge" else ""
+    return step.config.merge.folder if step.stage == "merge" else ""
 
 
 def _waits_for(step: Step, steps: Sequence[Step]) -> tuple[str, ...]:
@@ -170,7 +172,7 @@ def _waits_for(step: Step, steps: Sequence[Step]) -> tuple[str, ...]:
     known = {s.name: s for s in steps}
     found = {s.name for s in beside if s is not step and _is_read(s, step)}
     for name in step.section.after:
-        named = {s.name for s in steps if name in (s.name, s.section.name)} or {name}
+        named = {s.name for s in steps if name in (s.name, s.section.name or s.stage)} or {name}
         if not named <= known.keys():
             raise ConfigError(
                 f"pipeline.jobs, {step.name}: after: no job {name!r}{did_you_mean(name, [*known])}"
@@ -196,7 +198,16 @@ def _is_read(other: Step, step: Step) -> bool:
         "merge": (config.merge.checkpoint,),
         "drift": (config.drift.checkpoint,),
     }
-    return bool(_made(other)) and _made(other) in read.get(step.stage, ())
+    return any(_is_made_by(other, path) for path in read.get(step.stage, ()))
+
+
+def _is_made_by(step: Step, checkpoint: str) -> bool:
+    """Whether a checkpoint, a name or a path, is what ``step`` makes, or kept on the way to it."""
+    made = _made(step)
+    folder = layout(step.config).checkpoint(made)
+    return bool(made) and (
+        checkpoint == made or f"{storage.resolve(checkpoint)}/".startswith(f"{folder}/")
+    )
 
 
 def _sorted(steps: Sequence[Step]) -> list[Step]:

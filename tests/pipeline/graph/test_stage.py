@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +263,7 @@ def test_jobs_find_code_and_file_in_a_copy_or_where_all_nodes_have_them(
     assert stage.place_of("graph.toml").working_dir == str(tmp_path)
 
 
-def test_only_what_is_the_same_storage_everywhere_is_looked_at_from_outside(
+def test_from_outside_only_what_is_seen_without_weights_is_looked_at(
     file: Path, schedule: Schedule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = list[str]()
@@ -272,11 +272,27 @@ def test_only_what_is_the_same_storage_everywhere_is_looked_at_from_outside(
     assert stage.run_on(ClusterJobs(server, PLACE), schedule) == 0
     assert looked == []
     assert sorted(names(server)) == sorted(schedule.progress)
+    config = load_config(file)
+    far = replace(config, run=replace(config.run, output_dir="s3://bucket/run"))
+    assert stage.run_on(ClusterJobs(Server(), PLACE), Schedule.of(steps_of(far))) == 0
+    assert looked == ["prepare"]
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    again = Schedule.of(steps_of(load_config(file)))
+    looked.clear()
+    again = Schedule.of(steps_of(config))
     assert stage.run_on(ClusterJobs(server, PLACE), again) == 0
     assert looked == list(again.progress)
     assert len(server.jobs) == len(again.progress)
+
+
+def test_a_job_that_the_cluster_has_yet_to_start_is_shown_as_pending(schedule: Schedule) -> None:
+    server = Server()
+    jobs, (step, *_) = ClusterJobs(server, PLACE), schedule.ready()
+    name = jobs.start(step)
+    server.jobs[name].status = "PENDING"
+    assert jobs.status(step) == "running"
+    assert "pending" in jobs.last_line(step)
+    assert jobs.status(step) == "finished"
+    assert "pending" not in jobs.last_line(step)
 
 
 def test_a_submission_whose_answer_is_lost_is_followed(

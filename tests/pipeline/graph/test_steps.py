@@ -175,6 +175,50 @@ def test_what_makes_no_graph_is_refused(write, text: str, said: str) -> None:
         steps_of(write(text)[1])
 
 
+def test_what_is_merged_or_given_as_a_path_is_waited_for(write) -> None:
+    text = """
+[lora]
+enabled = true
+[[pipeline.jobs]]
+stage = "prepare"
+[[pipeline.jobs]]
+stage = "train"
+seeds = [1, 2]
+[[pipeline.jobs]]
+stage = "merge"
+set = ["merge.checkpoint = 'train-1'"]
+[[pipeline.jobs]]
+stage = "evaluate"
+[[pipeline.jobs]]
+stage = "evaluate"
+name = "early"
+set = ["evaluate.checkpoints = ['runs/graph/checkpoints/train-2/exports/step-0000100']"]
+[[pipeline.jobs]]
+stage = "report"
+name = "late"
+after = ["train"]
+"""
+    found = {step.name: step for step in steps_of(write(text)[1])}
+    assert found["merge"].after == ("train-1",)
+    assert found["evaluate-train-1-merged"].after == ("merge",)
+    assert found["early"].after == ("train-2",)
+    assert {"train-1", "train-2"} <= {*found["late"].after}
+
+
+def test_a_value_with_a_leading_dash_is_said_or_refused(write) -> None:
+    file, config = write("[[pipeline.jobs]]\nstage = 'train'\nset = ['model.path = \"-odd\"']\n")
+    (step,) = steps_of(config)
+    arguments = arguments_of("train", file, step.config)
+    assert arguments[2:] == ["--model.path=-odd"]
+    assert parse_arguments("train", arguments).run_config.model.path == "-odd"
+    file, config = write(
+        "[[pipeline.jobs]]\nstage = 'train'\nset = ['lora.target_modules = [\"-q\"]']\n"
+    )
+    (step,) = steps_of(config)
+    with pytest.raises(ConfigError, match=r"lora\.target_modules: no command line can say"):
+        arguments_of("train", file, step.config)
+
+
 def test_a_change_that_no_flag_can_say_is_refused(write) -> None:
     file, config = write("[[pipeline.jobs]]\nstage = 'prepare'\nset = ['data.sources = []']\n")
     (step,) = steps_of(config)
