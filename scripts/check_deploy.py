@@ -272,6 +272,7 @@ _QUANTITIES = _object({"requests": _TEXTS, "limits": _TEXTS})
 _CONTAINER = _object(
     {"name": _TEXT, "image": _TEXT, "resources": _QUANTITIES},
     env=_list(_object({"name": _TEXT}, value=_TEXT, valueFrom=_ANY)),
+    envFrom=_list(_object({"secretRef": _object({"name": _TEXT}, optional=_FLAG)})),
     securityContext=_ANY,
     volumeMounts=_list(_object({"name": _TEXT, "mountPath": _TEXT}, readOnly=_FLAG)),
     command=_list(_TEXT),
