@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from weft.suggest import did_you_mean
@@ -16,13 +17,17 @@ _ADAPTER: TypeAdapter[RunConfig] = TypeAdapter(RunConfig)
 
 
 def load_config(path: str | Path) -> RunConfig:
-    """The configuration in the TOML file ``path``, types checked strictly.
+    """The configuration in the TOML file ``path``, any fsspec address, types checked strictly.
 
     Raises ConfigError naming file, key, wanted, got and the nearest valid key. Combinations are
     checked later, by ``check_config``, once the command line has had its say.
     """
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        if storage.is_local(str(path)):
+            content = Path(path).read_bytes()
+        else:
+            content = storage.read_bytes(str(path))
+        values = tomllib.loads(content.decode())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); see configs/") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

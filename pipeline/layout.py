@@ -15,6 +15,11 @@ TRIALS_FILE = "trials.parquet"
 """What stage tune makes: one row a trial."""
 
 
+def best_file(arm: str = "") -> str:
+    """The file with the configuration of a search's best trial, or that of one of its arms."""
+    return f"best-{arm}.toml" if arm else "best.toml"
+
+
 @dataclass(frozen=True)
 class RunLayout:
     """The folders of one run; ``root`` is absolute or a remote address."""

@@ -22,6 +22,9 @@ class JobSection:
     """Its name, and that of its checkpoint or evaluation; empty: the stage's."""
     set: tuple[str, ...] = ()
     """What it changes in this file, as TOML lines such as "rates.gamma = 0.0"."""
+    best_of: str = ""
+    """A search, NAME or NAME/ARM: its best configuration takes this file's place, and set changes
+    that."""
     seeds: tuple[int, ...] = ()
     """A job for each, with this run.seed, its number behind the name."""
     each: tuple[str, ...] = ()

@@ -8,6 +8,21 @@ from pipeline.cli import parse_arguments
 from pipeline.config import RunConfig
 from pipeline.config_file import load_config
 from pipeline.errors import ConfigError
+from pipeline.graph.steps import Step
+
+
+def step_arguments(step: Step, file: str) -> list[str]:
+    """The arguments of a step's job; ``file`` is the pipeline's configuration.
+
+    Raises ConfigError for what no flag can say.
+    """
+    if not step.best:
+        return arguments_of(step.stage, file, step.config)
+    found = ["--config", step.best]
+    for key, value in step.changes.items():
+        section, _, name = key.partition(".")
+        found += _flag(f"{section}.", name, tuple(value) if isinstance(value, list) else value)
+    return found
 
 
 def arguments_of(stage: str, file: str, config: RunConfig) -> list[str]:

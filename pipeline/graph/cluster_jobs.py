@@ -11,9 +11,9 @@ from typing import Any
 
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from pipeline import artifacts
-from pipeline.errors import PipelineError
-from pipeline.graph.arguments import arguments_of
+from pipeline import artifacts, storage
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.graph.arguments import step_arguments
 from pipeline.graph.schedule import Status
 from pipeline.graph.steps import Step, toml_lines
 
@@ -58,7 +58,13 @@ class ClusterJobs:
     def request(self, step: Step) -> dict[str, Any]:
         """What is asked of the job server for a step; ConfigError for what it cannot be."""
         section, where = step.section, f"pipeline.jobs, {step.name}"
-        arguments = arguments_of(step.stage, self.place.file, step.config)
+        root = step.config.run.output_dir
+        if step.best and self.place.working_dir and storage.resolve(root) != root.rstrip("/"):
+            raise ConfigError(
+                f"{where}: best_of: wanted a run.output_dir that means the same on the cluster, an "
+                f"absolute path or an address, got {root}"
+            )
+        arguments = step_arguments(step, self.place.file)
         if self.overwrite:
             arguments.append("--overwrite")
         runtime_env = toml_lines(section.runtime_env, where=f"{where}: runtime_env")
@@ -85,7 +91,7 @@ class ClusterJobs:
         # The same step with the same settings, whatever the file is called.
         settings = dataclasses.asdict(step.config)
         del settings["pipeline"]
-        identity = [step.stage, self.overwrite, settings]
+        identity = [step.stage, self.overwrite, settings, *filter(None, [step.best])]
         stem = f"{step.name}-{artifacts.fingerprint(identity)[:8]}"
         known = {
             job.submission_id: str(job.status)

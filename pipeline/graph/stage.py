@@ -17,13 +17,15 @@ from pipeline import artifacts, storage
 from pipeline.claim import claimed
 from pipeline.cli import run_job
 from pipeline.config import RunConfig
+from pipeline.config_file import load_config
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.graph.arguments import arguments_of
+from pipeline.graph.arguments import step_arguments
 from pipeline.graph.cluster_jobs import ClusterJobs, Place, environment
 from pipeline.graph.schedule import Schedule, Status
 from pipeline.graph.steps import Step, chosen_steps, steps_of
 from pipeline.graph.table import shown
 from pipeline.layout import layout, with_absolute_paths
+from pipeline.search_space import configured
 from pipeline.tables import text_table
 
 logger = logging.getLogger(__name__)
@@ -59,7 +61,7 @@ def describe(config: RunConfig, *, file: str) -> str:
         (
             step.name,
             ", ".join(step.after) or "-",
-            " ".join([f"jobs/{step.stage}.py", *arguments_of(step.stage, file, step.config)]),
+            " ".join([f"jobs/{step.stage}.py", *step_arguments(step, file)]),
         )
         for step in _schedule(config).with_status("waiting")
     ]
@@ -113,9 +115,16 @@ def is_there(step: Step) -> bool:
     if not hasattr(module, "outputs"):
         return False  # the report: it depends on whatever there is
     try:
-        return artifacts.are_there(module.outputs(with_absolute_paths(step.config)))
+        return artifacts.are_there(module.outputs(with_absolute_paths(_config_of(step))))
     except (PipelineError, OSError):
         return False
+
+
+def _config_of(step: Step) -> RunConfig:
+    """What a step is configured by; of a search's best only once the search is done."""
+    if not step.best:
+        return step.config
+    return configured(load_config(step.best), step.changes, where=step.best)
 
 
 def _schedule(config: RunConfig) -> Schedule:
@@ -141,7 +150,7 @@ def _run_here(schedule: Schedule, file: str, overwrite: bool) -> int:
     extra = ["--overwrite"] if overwrite else []
     # What is wrong with any step is said before the first one starts.
     steps = schedule.with_status("waiting")
-    arguments = {s.name: [*arguments_of(s.stage, file, s.config), *extra] for s in steps}
+    arguments = {s.name: [*step_arguments(s, file), *extra] for s in steps}
     variables = {s.name: environment(s) for s in steps}
     while schedule.ready():
         step = schedule.ready()[0]

@@ -2,14 +2,14 @@
 
 import itertools
 import tomllib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline import storage
 from pipeline.config import JobSection, RunConfig
 from pipeline.errors import ConfigError
-from pipeline.layout import layout
+from pipeline.layout import best_file, layout
 from pipeline.search_space import configured, parse_line
 from weft.suggest import did_you_mean
 
@@ -29,11 +29,21 @@ class Step:
     config: RunConfig
     after: tuple[str, ...] = ()
     """Names of the steps that have to be done before."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """By dotted key, what it changes in the file."""
 
     @property
     def stage(self) -> str:
         """What it runs."""
         return self.section.stage
+
+    @property
+    def best(self) -> str:
+        """The file of a search that it is configured by, with its changes; empty: it is none."""
+        if not self.section.best_of:
+            return ""
+        search, _, arm = self.section.best_of.partition("/")
+        return storage.join(layout(self.config).search(search), best_file(arm))
 
 
 def steps_of(config: RunConfig) -> list[Step]:
@@ -124,10 +134,11 @@ def _variants(config: RunConfig, section: JobSection) -> Iterator[Step]:
             axes.append([(key, value) for value in values])
     for point in itertools.product(*axes):
         name = "-".join([section.name or section.stage, *(_word(value) for _, value in point)])
-        is_named = bool(section.name or point)
+        # The name that a search gives its best is not known before.
+        is_named = bool(section.name or point or section.best_of)
         own = _own_name(section.stage, name) if is_named else {}
         values = {**own, **fixed, **dict(point)}
-        yield Step(name, section, configured(config, values, where=where))
+        yield Step(name, section, configured(config, values, where=where), changes=values)
 
 
 def _word(value: Any) -> str:
@@ -186,6 +197,8 @@ def _is_read(other: Step, step: Step) -> bool:
     config = step.config
     if step.stage == "report":
         return other.stage != "report"
+    if other.stage == "tune" and step.section.best_of.partition("/")[0] == other.config.tune.name:
+        return True
     if other.stage == "prepare":
         return step.stage in ("reference", "train", "tune", "drift")
     if other.stage == "reference":

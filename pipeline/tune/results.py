@@ -14,12 +14,12 @@ from pipeline import artifacts, storage
 from pipeline.artifacts import Manifest
 from pipeline.config import RunConfig
 from pipeline.config_file import format_config
-from pipeline.layout import TRIALS_FILE
+from pipeline.layout import TRIALS_FILE, best_file
 from pipeline.search_space import arms, configured
 from pipeline.tune.records import TrialRecord, checkpoint_folder
 from pipeline.tune.trial import entropies_name
 
-BEST, WANTED = "best.toml", "wanted.json"
+WANTED = "wanted.json"
 _SCHEMA = pa.schema(
     [
         ("trial", pa.string()),
@@ -74,10 +74,10 @@ def write_results(
 ) -> None:
     """The table, the best configurations, and the manifest; weights of others are removed."""
     best = best_of(records, accuracies)
-    winners = {BEST: best}
+    winners = {best_file(): best}
     for arm in arms(config):
         own = [record for record in records if record.arm == arm.name]
-        winners[f"best-{arm.name}.toml"] = best_of(own, accuracies)
+        winners[best_file(arm.name)] = best_of(own, accuracies)
     rows = [
         _row(record, accuracies)
         | {"is_best": record is best, "is_best_of_arm": record in winners.values()}

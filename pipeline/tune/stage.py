@@ -16,14 +16,14 @@ from pipeline.cluster import ray_session
 from pipeline.config import RunConfig, identity
 from pipeline.config_checks import check_config
 from pipeline.errors import ArtifactError, ConfigError
-from pipeline.layout import TRIALS_FILE, layout
+from pipeline.layout import TRIALS_FILE, best_file, layout
 from pipeline.models import start_fingerprint
 from pipeline.prepare import require_prepared, verify_prepared
 from pipeline.search_space import Arm, arms, configured
 from pipeline.tables import TRIAL_COLUMNS, text_table, trial_rows
 from pipeline.tokenizers import tokenizer_fingerprints
 from pipeline.tune.records import TrialRecord, checkpoint_folder
-from pipeline.tune.results import BEST, WANTED, Accuracies, finalists, write_results
+from pipeline.tune.results import WANTED, Accuracies, finalists, write_results
 from pipeline.tune.trial import Search, entropies_name
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def run(config: RunConfig, *, overwrite: bool = False) -> None:
         write_results(config, folder, wanted, records, accuracies, time.monotonic() - started)
     rows = storage.read_table(storage.join(folder, TRIALS_FILE)).to_pylist()
     print(text_table(TRIAL_COLUMNS, trial_rows(rows)))
-    print(f"tune: {len(rows)} trials -> {storage.join(folder, BEST)}")
+    print(f"tune: {len(rows)} trials -> {storage.join(folder, best_file())}")
 
 
 def outputs(config: RunConfig) -> list[tuple[str, Manifest]]:

@@ -96,6 +96,8 @@ def test_a_training_goes_on_by_itself(cluster: Raylets, undisturbed: Run) -> Non
         fault(training)
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, output
+    assert "The actor died unexpectedly" in output
+    assert "its node has died" in output
     # Neither the service nor the slow worker made it start again.
     assert output.count("resumed step=") == 2
     training.check()

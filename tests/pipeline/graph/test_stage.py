@@ -11,7 +11,9 @@ import pytest
 from pipeline import artifacts
 from pipeline.claim import claimed
 from pipeline.cli import run_pipeline
+from pipeline.config import JobSection
 from pipeline.config_file import load_config
+from pipeline.errors import ConfigError
 from pipeline.graph import stage
 from pipeline.graph.cluster_jobs import ClusterJobs, Place
 from pipeline.graph.schedule import Schedule
@@ -282,6 +284,24 @@ def test_from_outside_only_what_is_seen_without_weights_is_looked_at(
     assert stage.run_on(ClusterJobs(server, PLACE), again) == 0
     assert looked == list(again.progress)
     assert len(server.jobs) == len(again.progress)
+
+
+def test_the_best_of_a_search_wants_a_place_that_the_cluster_has_too(
+    file: Path, schedule: Schedule
+) -> None:
+    section = JobSection(stage="train", name="best", best_of="search")
+    config = load_config(file)
+    config = replace(config, pipeline=replace(config.pipeline, jobs=(section,)))
+    for root, is_fine in (("runs/here", False), ("s3://bucket/run", True), ("/mnt/run", True)):
+        placed = replace(config, run=replace(config.run, output_dir=root))
+        (step,) = steps_of(placed)
+        outside = ClusterJobs(Server(), Place("graph.toml", working_dir="."))
+        if is_fine:
+            entrypoint = outside.request(step)["entrypoint"]
+            assert entrypoint.startswith(f"python jobs/train.py --config {root}/tune/search/best.t")
+        else:
+            with pytest.raises(ConfigError, match=r"best_of: wanted a run\.output_dir that means"):
+                outside.request(step)
 
 
 def test_a_job_that_the_cluster_has_yet_to_start_is_shown_as_pending(schedule: Schedule) -> None:

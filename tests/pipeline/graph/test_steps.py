@@ -1,15 +1,16 @@
 """The graph of a pipeline: its steps, what each waits for, and the command line of each."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.cli import parse_arguments
 from pipeline.config import RunConfig
-from pipeline.config_file import load_config
+from pipeline.config_file import format_config, load_config
 from pipeline.errors import ConfigError
-from pipeline.graph.arguments import arguments_of
+from pipeline.graph.arguments import arguments_of, step_arguments
 from pipeline.graph.steps import Step, chosen_steps, steps_of
 
 SOURCE = """
@@ -203,6 +204,41 @@ after = ["train"]
     assert found["evaluate-train-1-merged"].after == ("merge",)
     assert found["early"].after == ("train-2",)
     assert {"train-1", "train-2"} <= {*found["late"].after}
+
+
+def test_the_best_of_a_search_is_trained_and_evaluated(write, tmp_path: Path) -> None:
+    text = """
+[[pipeline.jobs]]
+stage = "tune"
+[[pipeline.jobs]]
+stage = "train"
+name = "best"
+best_of = "search"
+seeds = [1, 2]
+set = ["train.epochs = 9"]
+[[pipeline.jobs]]
+stage = "train"
+name = "best-sft"
+best_of = "search/sft"
+[[pipeline.jobs]]
+stage = "evaluate"
+"""
+    file, config = write(text)
+    config = replace(config, run=replace(config.run, output_dir=str(tmp_path)))
+    found = {step.name: step for step in steps_of(config)}
+    assert found["best-1"].after == ("tune",)
+    assert found["evaluate-best-1"].after == ("best-1",)
+    assert found["best-sft"].best == f"{tmp_path}/tune/search/best-sft.toml"
+    # What the search found, with what the job changes.
+    best = tmp_path / "tune" / "search" / "best.toml"
+    best.parent.mkdir(parents=True)
+    tuned = replace(config.train, epochs=3, learning_rate=0.5, name="search-1")
+    best.write_text(format_config(replace(config, train=tuned)))
+    arguments = step_arguments(found["best-1"], file)
+    assert arguments[:2] == ["--config", str(best)]
+    got = parse_arguments("train", arguments).run_config
+    assert (got.train.name, got.train.epochs, got.train.learning_rate) == ("best-1", 9, 0.5)
+    assert got.run.seed == 1
 
 
 def test_a_value_with_a_leading_dash_is_said_or_refused(write) -> None:
