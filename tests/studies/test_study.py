@@ -254,3 +254,10 @@ def test_evaluations_of_other_items_are_not_compared(found: dict) -> None:
     pq.write_table(pa.Table.from_pylist(rows), weft[0].folder / "real.parquet")
     with pytest.raises(ValueError, match="other items"):
         differences(weft, sft, "real", "sudoku")
+
+
+def test_the_results_page_has_the_tables_of_the_committed_results() -> None:
+    study, results = document.open_study(FOLDER)
+    made = tables.all_tables(study, results) | {"origin": document.origin(study, results)}
+    text = (FOLDER.parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    assert document.filled(text, made) == text
