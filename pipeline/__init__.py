@@ -4,7 +4,9 @@ import os
 # set wins.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")
-os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
+# Seconds that Ray Train waits for the resources of a group of workers.
+START_TIMEOUT, START_TIMEOUT_S = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300"
+os.environ.setdefault(START_TIMEOUT, START_TIMEOUT_S)
 if not os.environ.get("RAY_ADDRESS"):
     # Ray's switch for clusters of desktop systems. Off, a Ray that is started here has the loopback
     # address, and all of its servers listen there alone; else they listen on every interface.

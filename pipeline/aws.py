@@ -12,13 +12,6 @@ from ray.autoscaler.node_launch_exception import NodeLaunchException
 logger = logging.getLogger(__name__)
 
 _SPOT = "InstanceMarketOptions"
-_NO_SPOT = (
-    "InsufficientInstanceCapacity",
-    "MaxSpotInstanceCountExceeded",
-    "SpotMaxPriceTooLow",
-    "VcpuLimitExceeded",  # spot and on-demand machines have quotas of their own
-)
-"""Codes by which AWS refuses a spot machine that it may give on demand."""
 
 
 class SpotFirst(AWSNodeProvider):  # type: ignore[misc]
@@ -29,12 +22,14 @@ class SpotFirst(AWSNodeProvider):  # type: ignore[misc]
     ) -> dict[str, Any]:
         """The machines made, by their ids; at most ``count``.
 
-        Raises NodeLaunchException where AWS gives neither, or refuses for another reason.
+        Raises NodeLaunchException where AWS gives neither. Of several zones Ray tells the last
+        one's reason alone, so each is taken for a lack of spot machines: what is wrong with the
+        request itself is refused once more.
         """
         try:
             return dict(super().create_node(node_config, tags, count))
         except NodeLaunchException as error:
-            if _SPOT not in node_config or error.category not in _NO_SPOT:
+            if _SPOT not in node_config:
                 raise
             logger.warning("no spot machine (%s), asking on demand", error.category)
         on_demand = {key: value for key, value in node_config.items() if key != _SPOT}

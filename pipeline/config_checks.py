@@ -239,10 +239,12 @@ def _elastic(config: RunConfig) -> Iterator[str]:
             "train.min_workers", f"at most train.num_workers {train.num_workers}", train.min_workers
         )
     if 0 < train.min_workers < train.num_workers and config.depends_on_micro_batches:
+        at_fault = "rates.beta_ref batch"
+        if config.data.eos_policy == "pad_to_batch":
+            at_fault = "data.eos_policy pad_to_batch"
         yield (
-            "train.min_workers: rates.beta_ref batch and data.eos_policy pad_to_batch look at a "
-            "micro-batch, which depends on the number of workers; wanted 0, got "
-            f"{train.min_workers}"
+            f"train.min_workers: {at_fault} looks at a micro-batch, which depends on the number of "
+            f"workers; wanted 0, got {train.min_workers}"
         )
 
 

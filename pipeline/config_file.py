@@ -23,10 +23,8 @@ def load_config(path: str | Path) -> RunConfig:
     checked later, by ``check_config``, once the command line has had its say.
     """
     try:
-        if storage.is_local(str(path)):
-            content = Path(path).read_bytes()
-        else:
-            content = storage.read_bytes(str(path))
+        is_address = "://" in str(path)
+        content = storage.read_bytes(str(path)) if is_address else Path(path).read_bytes()
         values = tomllib.loads(content.decode())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); see configs/") from error

@@ -36,6 +36,11 @@ _FORBIDDEN = re.compile("credential|forbidden|denied|unauthorized|expired|signat
 _Result = TypeVar("_Result")
 
 
+def in_job() -> bool:
+    """Whether this process is a job that was submitted to a cluster."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
 def resolve(path: str) -> str:
     """``path`` made absolute, so that it means the same in every worker.
 
@@ -47,7 +52,7 @@ def resolve(path: str) -> str:
     local = Path(path).expanduser()
     if local.is_absolute():
         return str(local)
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+    if in_job():
         return str(Path(os.environ.get("WEFT_HOME", "~/weft")).expanduser() / local)
     return str(local.absolute())
 

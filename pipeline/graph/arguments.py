@@ -5,37 +5,29 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.cli import parse_arguments
-from pipeline.config import RunConfig
 from pipeline.config_file import load_config
 from pipeline.errors import ConfigError
 from pipeline.graph.steps import Step
 
 
-def step_arguments(step: Step, file: str) -> list[str]:
-    """The arguments of a step's job; ``file`` is the pipeline's configuration.
+def arguments_of(step: Step, file: str) -> list[str]:
+    """The arguments of the job of a step; ``file`` is the pipeline's configuration.
 
-    Raises ConfigError for what no flag can say.
-    """
-    if not step.best:
-        return arguments_of(step.stage, file, step.config)
-    found = ["--config", step.best]
-    for key, value in step.changes.items():
-        section, _, name = key.partition(".")
-        found += _flag(f"{section}.", name, tuple(value) if isinstance(value, list) else value)
-    return found
-
-
-def arguments_of(stage: str, file: str, config: RunConfig) -> list[str]:
-    """The arguments of ``jobs/<stage>.py`` that make ``config`` of ``file``, itself included.
-
-    Only what differs is in them. Raises ConfigError for what no flag can say.
+    Only what differs from the file is in them; behind the best of a search, whose values are not
+    known yet, also what the step sets to what the file has. Raises ConfigError for what no flag
+    can say.
     """
     base = load_config(file)
-    config = dataclasses.replace(config, pipeline=base.pipeline)  # of no concern to a job
-    found = ["--config", file, *_flags("", base, config)]
-    if parse_arguments(stage, found).run_config != config:
-        raise ConfigError(f"{stage}: no command line makes this job's settings of {file}")
-    return found
+    wanted = dataclasses.replace(step.config, pipeline=base.pipeline)  # of no concern to a job
+    flags = list(_flags("", base, wanted))
+    if step.best:
+        for key in dict.fromkeys(("run.output_dir", *step.changes)):
+            section, _, name = key.partition(".")
+            if getattr(getattr(base, section), name) == getattr(getattr(wanted, section), name):
+                flags += _flag(f"{section}.", name, getattr(getattr(wanted, section), name))
+    if parse_arguments(step.stage, ["--config", file, *flags]).run_config != wanted:
+        raise ConfigError(f"{step.name}: no command line makes this job's settings of {file}")
+    return ["--config", step.best or file, *flags]
 
 
 def _flags(prefix: str, base: Any, wanted: Any) -> Iterator[str]:

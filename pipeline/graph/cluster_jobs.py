@@ -7,14 +7,15 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from pipeline import artifacts, storage
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.graph.arguments import step_arguments
-from pipeline.graph.schedule import Status
+from pipeline.graph.arguments import arguments_of
+from pipeline.graph.schedule import UNDER_WAY, Status
 from pipeline.graph.steps import Step, toml_lines
 
 _KEPT_LINES = 20
@@ -23,7 +24,7 @@ _SUBMISSION_S = 60.0
 _PATIENCE_S = 120.0
 """For so long the job server may be out of reach."""
 _STATUS: dict[str, Status] = {
-    "PENDING": "running",
+    "PENDING": "pending",
     "RUNNING": "running",
     "SUCCEEDED": "finished",
     "FAILED": "failed",
@@ -52,19 +53,19 @@ class ClusterJobs:
         self.ids: dict[str, str] = {}
         """Submission id of each step that was started, or found running."""
         self._tails: dict[str, _Tail] = {}
-        self._pending: set[str] = set()
         self._silent_since: float | None = None
 
     def request(self, step: Step) -> dict[str, Any]:
         """What is asked of the job server for a step; ConfigError for what it cannot be."""
         section, where = step.section, f"pipeline.jobs, {step.name}"
         root = step.config.run.output_dir
-        if step.best and self.place.working_dir and storage.resolve(root) != root.rstrip("/"):
+        is_clear = not storage.is_local(root) or Path(root).is_absolute() or storage.in_job()
+        if step.best and not is_clear:
             raise ConfigError(
                 f"{where}: best_of: wanted a run.output_dir that means the same on the cluster, an "
                 f"absolute path or an address, got {root}"
             )
-        arguments = step_arguments(step, self.place.file)
+        arguments = arguments_of(step, self.place.file)
         if self.overwrite:
             arguments.append("--overwrite")
         runtime_env = toml_lines(section.runtime_env, where=f"{where}: runtime_env")
@@ -98,7 +99,7 @@ class ClusterJobs:
             for job in self.client.list_jobs()
             if (job.submission_id or "").rpartition("-")[0] == stem
         }
-        running = [name for name, status in known.items() if _STATUS[status] == "running"]
+        running = [name for name, status in known.items() if _STATUS[status] in UNDER_WAY]
         name = str(running[0]) if running else f"{stem}-{len(known) + 1}"
         self.ids[step.name] = name
         if not running:
@@ -127,7 +128,7 @@ class ClusterJobs:
     def status(self, step: Step) -> Status:
         """How a step stands. Raises PipelineError after minutes without an answer."""
         try:
-            found = str(self.client.get_job_status(self.ids[step.name]))
+            status = _STATUS[str(self.client.get_job_status(self.ids[step.name]))]
         except (RuntimeError, OSError) as error:
             self._silent_since = self._silent_since or time.monotonic()
             if time.monotonic() - self._silent_since > _PATIENCE_S:
@@ -137,13 +138,10 @@ class ClusterJobs:
                 ) from error
             return "running"
         self._silent_since = None
-        (self._pending.add if found == "PENDING" else self._pending.discard)(step.name)
-        return _STATUS[found]
+        return status
 
     def last_line(self, step: Step) -> str:
-        """What a running step printed last, or that the cluster has yet to start it."""
-        if step.name in self._pending:
-            return "(pending: the cluster prepares its environment, or has no room for it yet)"
+        """What a running step printed last."""
         lines = self._tails[step.name].lines if step.name in self._tails else ()
         return lines[-1] if lines else ""
 

@@ -8,9 +8,11 @@ from typing import Literal, TypeAlias
 from pipeline.graph.steps import Step
 
 Status: TypeAlias = Literal[
-    "waiting", "running", "finished", "skipped", "failed", "stopped", "blocked"
+    "waiting", "pending", "running", "finished", "skipped", "failed", "stopped", "blocked"
 ]
-"""skipped: what it makes is there; blocked: a step that it waits for failed or was stopped."""
+"""pending: submitted, and the cluster has yet to start it; skipped: what it makes is there;
+blocked: a step that it waits for failed or was stopped."""
+UNDER_WAY: tuple[Status, ...] = ("pending", "running")
 _DONE: tuple[Status, ...] = ("finished", "skipped")
 _AT_FAULT: tuple[Status, ...] = ("failed", "stopped", "blocked")
 
@@ -54,13 +56,13 @@ class Schedule:
             if one.status == "waiting"
             and all(self.progress[n].status in _DONE for n in self._before(one.step))
         ]
-        room = self.max_parallel - len(self.with_status("running"))
+        room = self.max_parallel - len(self.with_status(*UNDER_WAY))
         return found[: max(0, room)] if self.max_parallel else found
 
     def mark(self, name: str, status: Status, note: str = "") -> None:
         """Note the status of a step; those that wait for one that failed are blocked."""
         one = self.progress[name]
-        if status == "running" and one.began is None:
+        if status in UNDER_WAY and one.began is None:
             one.began = time.monotonic()
         if status in ("finished", "failed", "stopped") and one.began is not None:
             one.ended = time.monotonic()
@@ -77,12 +79,12 @@ class Schedule:
     @property
     def is_over(self) -> bool:
         """Whether nothing runs and nothing can start."""
-        return not self.with_status("waiting", "running")
+        return not self.with_status("waiting", *UNDER_WAY)
 
     @property
     def succeeded(self) -> bool:
         """Whether everything is there."""
-        return not self.with_status("waiting", "running", *_AT_FAULT)
+        return not self.with_status("waiting", *UNDER_WAY, *_AT_FAULT)
 
     def _before(self, step: Step) -> list[str]:
         return [name for name in step.after if name in self.progress]

@@ -15,18 +15,17 @@ from typing import Any
 
 from pipeline import artifacts, storage
 from pipeline.claim import claimed
-from pipeline.cli import run_job
+from pipeline.cli import parse_arguments, run_job
 from pipeline.config import RunConfig
-from pipeline.config_file import load_config
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.graph.arguments import step_arguments
+from pipeline.graph.arguments import arguments_of
 from pipeline.graph.cluster_jobs import ClusterJobs, Place, environment
-from pipeline.graph.schedule import Schedule, Status
+from pipeline.graph.schedule import UNDER_WAY, Schedule, Status
 from pipeline.graph.steps import Step, chosen_steps, steps_of
 from pipeline.graph.table import shown
 from pipeline.layout import layout, with_absolute_paths
-from pipeline.search_space import configured
 from pipeline.tables import text_table
+from weft.models import EMBEDDED
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ def describe(config: RunConfig, *, file: str) -> str:
         (
             step.name,
             ", ".join(step.after) or "-",
-            " ".join([f"jobs/{step.stage}.py", *step_arguments(step, file)]),
+            " ".join([f"jobs/{step.stage}.py", *arguments_of(step, file)]),
         )
         for step in _schedule(config).with_status("waiting")
     ]
@@ -83,10 +82,8 @@ def run_on(jobs: ClusterJobs, schedule: Schedule) -> int:
                     _start(step, schedule, jobs)
                 changed()
                 time.sleep(_POLL_S)
-                for step in schedule.with_status("running"):
-                    status = jobs.status(step)
-                    if status != "running":
-                        schedule.mark(step.name, status)
+                for step in schedule.with_status(*UNDER_WAY):
+                    schedule.mark(step.name, jobs.status(step))
                 changed()
     except KeyboardInterrupt:
         _interrupted(schedule, jobs)
@@ -104,27 +101,29 @@ def _can_look(step: Step) -> bool:
     be another machine's; and an artifact is compared with the weights that it came from, which
     would have to be downloaded. Where this says no, the stage itself says that all is there.
     """
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+    if storage.in_job():
         return True
-    return not storage.is_local(step.config.run.output_dir) and step.stage == "prepare"
+    config, path = step.config, step.config.model.path
+    is_at_hand = path in EMBEDDED or Path(path).expanduser().is_dir()
+    reads_no_others = step.stage in ("reference", "train", "tune") and is_at_hand
+    reads_no_others &= not config.reference.checkpoint
+    return not storage.is_local(config.run.output_dir) and (
+        step.stage == "prepare" or reads_no_others
+    )
 
 
-def is_there(step: Step) -> bool:
+def is_there(step: Step, file: str) -> bool:
     """Whether what a step makes is there; False also where that cannot be seen from here."""
     module = importlib.import_module(f"pipeline.{step.stage}")
     if not hasattr(module, "outputs"):
         return False  # the report: it depends on whatever there is
     try:
-        return artifacts.are_there(module.outputs(with_absolute_paths(_config_of(step))))
+        config = step.config
+        if step.best:
+            config = parse_arguments(step.stage, arguments_of(step, file)).run_config
+        return artifacts.are_there(module.outputs(with_absolute_paths(config)))
     except (PipelineError, OSError):
         return False
-
-
-def _config_of(step: Step) -> RunConfig:
-    """What a step is configured by; of a search's best only once the search is done."""
-    if not step.best:
-        return step.config
-    return configured(load_config(step.best), step.changes, where=step.best)
 
 
 def _schedule(config: RunConfig) -> Schedule:
@@ -134,12 +133,12 @@ def _schedule(config: RunConfig) -> Schedule:
 
 
 def _start(step: Step, schedule: Schedule, jobs: ClusterJobs) -> None:
-    if not jobs.overwrite and _can_look(step) and is_there(step):
+    if not jobs.overwrite and _can_look(step) and is_there(step, jobs.place.file):
         schedule.mark(step.name, "skipped", _THERE)
         return
-    schedule.mark(step.name, "running")
+    schedule.mark(step.name, "pending")
     try:
-        schedule.mark(step.name, "running", jobs.start(step))
+        schedule.mark(step.name, "pending", jobs.start(step))
     except (RuntimeError, OSError, ValueError) as error:
         if not jobs.is_known(step):  # else its submission came through, and its answer did not
             schedule.mark(step.name, "failed", f"could not be submitted: {error}")
@@ -150,11 +149,11 @@ def _run_here(schedule: Schedule, file: str, overwrite: bool) -> int:
     extra = ["--overwrite"] if overwrite else []
     # What is wrong with any step is said before the first one starts.
     steps = schedule.with_status("waiting")
-    arguments = {s.name: [*step_arguments(s, file), *extra] for s in steps}
+    arguments = {s.name: [*arguments_of(s, file), *extra] for s in steps}
     variables = {s.name: environment(s) for s in steps}
     while schedule.ready():
         step = schedule.ready()[0]
-        if not overwrite and is_there(step):
+        if not overwrite and is_there(step, file):
             schedule.mark(step.name, "skipped", _THERE)
             continue
         schedule.mark(step.name, "running")
@@ -192,7 +191,7 @@ def _run_step(step: Step, arguments: list[str], variables: dict[str, str]) -> St
 
 def _interrupted(schedule: Schedule, jobs: ClusterJobs) -> None:
     """Ask what becomes of the jobs that run; without an answer they go on, and are named."""
-    running = schedule.with_status("running")
+    running = schedule.with_status(*UNDER_WAY)
     if not running:
         return
     names = ", ".join(step.name for step in running)
@@ -210,7 +209,7 @@ def _interrupted(schedule: Schedule, jobs: ClusterJobs) -> None:
 
 def _name_running(schedule: Schedule, jobs: ClusterJobs) -> None:
     """Say which jobs go on by themselves, and how each is stopped."""
-    running = [step for step in schedule.with_status("running") if step.name in jobs.ids]
+    running = [step for step in schedule.with_status(*UNDER_WAY) if step.name in jobs.ids]
     if running:
         names = ", ".join(step.name for step in running)
         print(f"pipeline: {names} go on on the cluster. Start this again to follow them, or:")

@@ -10,7 +10,7 @@ from pipeline import storage
 from pipeline.config import JobSection, RunConfig
 from pipeline.errors import ConfigError
 from pipeline.layout import best_file, layout
-from pipeline.search_space import configured, parse_line
+from pipeline.search_space import arms, configured, parse_line
 from weft.suggest import did_you_mean
 
 STANDARD = tuple(
@@ -60,6 +60,7 @@ def steps_of(config: RunConfig) -> list[Step]:
             raise ConfigError(f"pipeline.jobs: {name} is there twice; give each a name of its own")
     _require_outputs_of_their_own(steps)
     for step in steps:
+        _require_search(step, steps)
         _require_seed_of_entropies(step, steps)
     return _sorted([replace(step, after=_waits_for(step, steps)) for step in steps])
 
@@ -86,10 +87,46 @@ def _require_outputs_of_their_own(steps: Sequence[Step]) -> None:
             )
 
 
+def _require_search(step: Step, steps: Sequence[Step]) -> None:
+    """Raise ConfigError for the best of a search or an arm that the graph does not have.
+
+    A graph without any search takes those that are there.
+    """
+    if not step.section.best_of:
+        return
+    where = f"pipeline.jobs, {step.name}: best_of"
+    if step.stage != "train":
+        raise ConfigError(f"{where}: wanted a job of stage train, got {step.stage}")
+    tunes = {s.config.tune.name: s for s in _beside(step, steps) if s.stage == "tune"}
+    search, _, arm = step.section.best_of.partition("/")
+    if tunes and search not in tunes:
+        raise ConfigError(f"{where}: no search {search!r}{did_you_mean(search, [*tunes])}")
+    known = [one.name for one in arms(tunes[search].config)] if tunes else []
+    if arm and known and arm not in known:
+        raise ConfigError(f"{where}: no arm {arm!r}{did_you_mean(arm, known)}")
+    seeds = {tune.config.run.seed for tune in tunes.values()}
+    estimators = {e for tune in tunes.values() for e in _estimators(tune.config)}
+    if "expected" in estimators and step.config.run.seed not in seeds:
+        raise ConfigError(
+            f"{where}: the estimator expected, which the search may choose, draws entropies by "
+            f"run.seed; wanted that of the search, got {step.config.run.seed}"
+        )
+
+
+def _estimators(config: RunConfig) -> set[str]:
+    """The estimators of entropies that a search may choose."""
+    key = "reference.estimator"
+    found: set[str] = {config.reference.estimator}
+    for arm in arms(config):
+        found |= {str(arm.fixed[key])} if key in arm.fixed else set()
+        found |= {str(v) for p in arm.parameters if p.key == key for v in p.values}
+    return found
+
+
 def _require_seed_of_entropies(step: Step, steps: Sequence[Step]) -> None:
     """Raise ConfigError where a training's entropies would be those of another seed."""
     config = step.config
-    if step.stage != "train" or config.reference.estimator != "expected":
+    if step.stage != "train" or step.best or config.reference.estimator != "expected":
         return
     made = [s for s in _beside(step, steps) if s.stage == "reference" and _is_read(s, step)]
     if made and all(s.config.run.seed != config.run.seed for s in made):

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.graph.schedule import Progress, Schedule
+from pipeline.graph.schedule import UNDER_WAY, Progress, Schedule
 from pipeline.graph.steps import Step
 
 _COLOURS = {
+    "pending": "yellow",
     "running": "yellow",
     "finished": "green",
     "skipped": "green",
@@ -60,7 +61,7 @@ def table(schedule: Schedule, last_line: Callable[[Step], str]) -> Any:
     found.add_column("", ratio=1, no_wrap=True, overflow="ellipsis")
     for one in schedule.progress.values():
         name, status, seconds, note = _cells(one)
-        said = last_line(one.step) if one.status == "running" else note
+        said = last_line(one.step) if one.status in UNDER_WAY else note
         colour = _COLOURS.get(one.status, "")
         found.add_row(name, Text(status, style=colour), seconds, Text(said))
     return found

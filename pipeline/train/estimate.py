@@ -112,10 +112,11 @@ def describe_training(config: RunConfig, num_examples: int, origin: str) -> str:
     train = config.train
     per_epoch = num_steps_of_epoch(num_examples, train.batch_size)
     steps = total_steps(per_epoch, train.epochs, train.max_steps)
-    shape = largest_shape(config, num_examples, longest_example(config))
+    longest = longest_example(config)
+    shape = largest_shape(config, num_examples, longest)
     memory = step_memory(config, shape)
     fewest = on_workers(config, train.min_workers or train.num_workers)
-    check_stated_memory(fewest, largest_shape(fewest, num_examples, longest_example(config)))
+    check_stated_memory(fewest, largest_shape(fewest, num_examples, longest))
     parts = dataclasses.asdict(memory)
     peak = parts.pop("peak")
     parts = {name: value for name, value in parts.items() if value or name != "gathered"}

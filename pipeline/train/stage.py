@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline import artifacts, storage
+from pipeline import START_TIMEOUT, START_TIMEOUT_S, artifacts, storage
 from pipeline.artifacts import Manifest
 from pipeline.claim import CLAIM, claimed, require_free
 from pipeline.cluster import ray_session
@@ -25,9 +25,6 @@ from pipeline.train.trackers import check_trackers
 from weft.noise import NOISE_VERSION
 
 logger = logging.getLogger(__name__)
-
-_START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-"""How long Ray Train waits for the resources of a group; the package sets it."""
 
 
 def run(config: RunConfig, *, overwrite: bool = False) -> None:
@@ -209,19 +206,20 @@ def _num_workers(train: TrainSection) -> int | tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _patience(train: TrainSection) -> Iterator[None]:
-    """An elastic group that is planned on a node that has just gone is soon planned anew.
+def _soon_planned_anew(train: TrainSection) -> Iterator[None]:
+    """While the block runs, an elastic group waits for half a minute for its resources, not longer.
 
-    Ray's list of the nodes is up to 20 seconds old.
+    It may be planned on a node that has just gone: Ray's list of nodes is up to 20 seconds old.
+    Raised or lowered by the user, the wait stays as it is.
     """
-    before = os.environ.get(_START_TIMEOUT)
-    if isinstance(_num_workers(train), tuple):
-        os.environ[_START_TIMEOUT] = "30"
+    is_ours = os.environ[START_TIMEOUT] == START_TIMEOUT_S
+    if is_ours and isinstance(_num_workers(train), tuple):
+        os.environ[START_TIMEOUT] = "30"
     try:
         yield
     finally:
-        if before is not None:
-            os.environ[_START_TIMEOUT] = before
+        if is_ours:
+            os.environ[START_TIMEOUT] = START_TIMEOUT_S
 
 
 def _fit(
@@ -261,7 +259,7 @@ def _fit(
         ),
     )
     try:
-        with refreshing(config, folder, *steps_of(config)), _patience(train):
+        with refreshing(config, folder, *steps_of(config)), _soon_planned_anew(train):
             facts = dict(trainer.fit().return_value)
     except TrainingFailedError as error:
         explained = explain(error, own_states)

@@ -96,9 +96,11 @@ def _open_inputs(job: Job, world: World) -> _Inputs:
     config = job.config
     data, held_out = open_split(config, uses_entropies=job.uses_entropies)
     plan = plan_of(config, data)
-    now = on_workers(config, world.size)  # fewer need more memory each
-    shape = largest_shape(now, len(data), int(data.lengths.max()))
-    check_memory(now, shape, world.device, ray.train.get_context().get_local_world_size())
+    # Fewer workers, to which it may come to, need more memory each.
+    for number in {world.size, config.train.min_workers or world.size}:
+        then = on_workers(config, number)
+        shape = largest_shape(then, len(data), int(data.lengths.max()))
+        check_memory(then, shape, world.device, ray.train.get_context().get_local_world_size())
     require_weights(config)
     num_steps = total_steps(plan.steps_per_epoch, config.train.epochs, config.train.max_steps)
     return _Inputs(data, held_out, plan, num_steps)

@@ -12,12 +12,13 @@ from typing import Any
 import optuna
 import ray
 import ray.tune
+from ray.exceptions import RayError
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from pipeline import storage
 from pipeline.config import RunConfig, TuneSection
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ArtifactError, ConfigError, PipelineError
 from pipeline.progress import Progress
 from pipeline.search_space import Arm, Parameter, combinations, default_point
 from pipeline.train.held_out import NELBO
@@ -132,21 +133,30 @@ def _run_or_replay(
     if record is None or not record.is_over:
         try:
             trial(params, search=search)
-        except PipelineError as error:
-            _report_failure(str(error))
         except Exception as error:
-            logger.exception("trial=%s", trial_name(arm, params))
-            _report_failure(f"{type(error).__name__}: {error}")
+            if _may_pass(error):
+                raise
+            if not isinstance(error, PipelineError):
+                logger.exception("trial=%s", trial_name(arm, params))
+            _report_failure(error)
         return
     for report in record.reports:
         ray.tune.report(report)
     if record.status == "failed":
-        _report_failure(record.reason)
+        _report_failure(PipelineError(record.reason))
 
 
-def _report_failure(reason: str) -> None:
+def _may_pass(error: BaseException) -> bool:
+    """Whether an actor or machine that was lost, or storage, is behind it: another try may do."""
+    cause = error.__cause__
+    is_storage = isinstance(error, ArtifactError) and isinstance(cause, OSError)
+    return isinstance(error, RayError) or is_storage or (cause is not None and _may_pass(cause))
+
+
+def _report_failure(error: Exception) -> None:
+    kind = "" if isinstance(error, PipelineError) else f"{type(error).__name__}: "
     nothing = dict.fromkeys(("step", PERCENT, NELBO, "seconds"), math.nan)
-    ray.tune.report(nothing | {FAILED: " ".join(reason.split())})
+    ray.tune.report(nothing | {FAILED: " ".join(f"{kind}{error}".split())})
 
 
 def concurrent_trials(
@@ -262,10 +272,7 @@ class Recorder(ray.tune.Callback):  # type: ignore[misc]
     ) -> None:
         """A trial was measured."""
         record = self._open(trial)
-        if record is not None and FAILED in result:
-            record.status, record.reason = "failed", result[FAILED]
-            self._ended(record)
-        elif record is not None and not record.is_over:
+        if record is not None and not record.is_over and FAILED not in result:
             names = ("step", PERCENT, NELBO, "seconds")
             record.add({name: float(result[name]) for name in names})
             if "training_began" in result:
@@ -276,10 +283,12 @@ class Recorder(ray.tune.Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has ended, by itself or because the scheduler stopped it."""
         record = self._open(trial)
-        if record is None:
+        if record is None or record.is_over:  # known before, or proposed a second time
             self.progress.add(1)
             return
-        if record.is_over:
+        if FAILED in trial.last_result:
+            record.status, record.reason = "failed", trial.last_result[FAILED]
+            self._ended(record)
             return
         is_finished = bool(record.reports) and record.reports[-1][PERCENT] >= 100.0
         record.status = "finished" if is_finished else "stopped"

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -47,6 +48,9 @@ class ObjectStore:
         if not self.is_away:
             return self._app(environ, start_response)  # type: ignore[no-any-return]
         self.num_refused += 1
+        if self.num_refused % 2:  # one request is refused, the next one cut off
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+            return []
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         start_response("503 Service Unavailable", [("Content-Length", str(len(_AWAY)))])
         return [_AWAY]

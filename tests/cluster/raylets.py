@@ -149,9 +149,10 @@ class Raylets:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if " ".join(process.cmdline()).startswith(kind):
+                is_wanted = " ".join(process.cmdline()).startswith(kind)
+                if is_wanted and process.environ().get("RAY_TMPDIR") == str(self.folder):
                     found.append(process)
-        return [p for p in found if p.environ().get("RAY_TMPDIR") == str(self.folder)]
+        return found
 
     def end(self) -> None:
         """Kill all of it."""

@@ -1,5 +1,7 @@
 """A run whose artifacts and states lie in an object store that fails for some seconds."""
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -8,8 +10,8 @@ import pytest
 from tests.cluster.conftest import Run
 from tests.cluster.object_store import BUCKET, ObjectStore, object_store
 from tests.cluster.raylets import Raylets, raylets
-from tests.cluster.workload import CONFIG, check_whole, content, rows, weights
-from tests.pipeline.processes import TIMEOUT_S, finish, start, wait_for
+from tests.cluster.workload import CONFIG, check_whole, content, generations_of, rows, weights
+from tests.pipeline.processes import TIMEOUT_S, start, wait_for
 
 pytestmark = pytest.mark.cluster
 
@@ -25,16 +27,26 @@ def away(store: ObjectStore) -> None:
     assert store.num_refused > before
 
 
-def run_disturbed(stage: str, begun: str, store: ObjectStore, cluster: Raylets) -> str:
-    """The stage to its end; the store goes away once something like ``begun`` lies there."""
+def run_disturbed(
+    stage: str, begun: str, store: ObjectStore, cluster: Raylets, *, is_killed: bool = False
+) -> None:
+    """The stage to its end; the store goes away once something like ``begun`` lies there.
+
+    With ``is_killed`` the driver goes as well, and is started again.
+    """
+    arguments = ("--run.output-dir", ROOT)
     env = cluster.env | store.env
-    process = start(stage, CONFIG, "--run.output-dir", ROOT, env=env)
+    process = start(stage, CONFIG, *arguments, env=env)
     files = store.files
     wait_for(lambda: files.glob(f"{BUCKET}/run/{begun}", refresh=True), process)
     away(store)
+    if is_killed:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=TIMEOUT_S)
+        assert process.returncode == -signal.SIGKILL
+        process = start(stage, CONFIG, *arguments, env=env)
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, output
-    return output
 
 
 def test_storage_that_fails_for_some_seconds_costs_nothing(
@@ -44,13 +56,23 @@ def test_storage_that_fails_for_some_seconds_costs_nothing(
         object_store() as store,
         raylets(tmp_path_factory.mktemp("ray"), num_nodes=2, env=store.env) as cluster,
     ):
-        finish("prepare", CONFIG, "--run.output-dir", ROOT, env=cluster.env | store.env)
+        run_disturbed("prepare", "prepared/drafts/*.parquet", store, cluster)
         run_disturbed("reference", "entropies/part-*", store, cluster)
-        run_disturbed("train", "checkpoints/weft/state/*/last_state.json", store, cluster)
+        states = "checkpoints/weft/state/*/last_state.json"
+        run_disturbed("train", states, store, cluster, is_killed=True)
+        run_disturbed("evaluate", "evaluations/**/parts/*.parquet", store, cluster)
         store.copy_to("run", tmp_path / "run")
-    check_whole(tmp_path / "run")
+    root = tmp_path / "run"
+    check_whole(root)
     for name in ("prepared", "entropies"):
-        assert content(tmp_path / "run" / name) == content(undisturbed.root / name)
-    assert weights(tmp_path / "run") == weights(undisturbed.root)
-    found = rows(tmp_path / "run")
-    assert found == {key: 1 for key in rows(undisturbed.root) if key[0] in ("prepare", "reference")}
+        assert content(root / name) == content(undisturbed.root / name)
+    assert weights(root) == weights(undisturbed.root)
+    found, wanted = rows(root), rows(undisturbed.root)
+    assert {*found.values()} == {1}
+    assert {*found} == {key for key in wanted if _is_made(key)}
+    assert generations_of(root).items() <= generations_of(undisturbed.root).items()
+
+
+def _is_made(row: tuple[str, ...]) -> bool:
+    """Whether this run makes it: it searches nothing, and evaluates the base alone."""
+    return row[0] in ("prepare", "reference") or row[:2] == ("evaluate", "tiny")

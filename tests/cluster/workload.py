@@ -43,6 +43,16 @@ def rows(root: Path) -> Counter[tuple[str, ...]]:
     return found
 
 
+def generations_of(root: Path) -> dict[tuple[str, str], str]:
+    """What was decoded, by checkpoint and item."""
+    columns = ["checkpoint", "item_id", "generation"]
+    found = {}
+    for file in sorted(root.glob("evaluations/**/*.parquet")):
+        for row in pq.read_table(file, columns=columns).to_pylist():
+            found[Path(row["checkpoint"]).name, row["item_id"]] = row["generation"]
+    return found
+
+
 def check_whole(root: Path) -> None:
     """Whatever a reader sees there is whole: every artifact has all of its files as committed."""
     for folder in _artifacts(root):
@@ -58,7 +68,7 @@ def check_same(root: Path, undisturbed: Path) -> None:
     for name in ("prepared", "entropies"):
         assert content(root / name) == content(undisturbed / name)
     assert weights(root) == weights(undisturbed)
-    assert _generations(root) == _generations(undisturbed)
+    assert generations_of(root) == generations_of(undisturbed)
     assert _measures(root) == _measures(undisturbed)
     assert list(root.rglob("*.tmp")) == []
 
@@ -66,15 +76,6 @@ def check_same(root: Path, undisturbed: Path) -> None:
 def _artifacts(root: Path) -> Iterator[Path]:
     for manifest in sorted(root.rglob("manifest.json")):
         yield manifest.parent
-
-
-def _generations(root: Path) -> dict[tuple[str, str], str]:
-    columns = ["checkpoint", "item_id", "generation"]
-    found = {}
-    for file in sorted(root.glob("evaluations/**/*.parquet")):
-        for row in pq.read_table(file, columns=columns).to_pylist():
-            found[Path(row["checkpoint"]).name, row["item_id"]] = row["generation"]
-    return found
 
 
 def _measures(root: Path) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """Jobs as processes of their own, which tests may kill."""
 
+import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -41,3 +43,17 @@ def wait_for(what: Callable[[], object], process: "subprocess.Popen[str]") -> No
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def noted_state(folder: Path) -> str:
+    """What the note of the last state says; empty before there is one."""
+    notes = list(folder.glob("state/*/last_state.json"))
+    return json.loads(notes[0].read_text())["state"] if notes else ""
+
+
+def fill(disk: Path) -> None:
+    """Leave no room on the file system, or, where it is not one of its own, do what that does."""
+    if disk.is_mount():
+        with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 12))

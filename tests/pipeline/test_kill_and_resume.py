@@ -1,19 +1,15 @@
 """A training job on two ranks that is killed, runs out of disk, and is started again ends with the
 same weights bit for bit."""
 
-import contextlib
-import json
 import os
 import signal
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline import artifacts
 from pipeline.claim import CLAIM
-from tests.pipeline.processes import TIMEOUT_S, finish, start, wait_for
+from tests.pipeline.processes import TIMEOUT_S, fill, finish, noted_state, start, wait_for
 
 CONFIG = """
 [run]
@@ -46,36 +42,10 @@ cpus_per_worker = 1.0
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own that is soon full; without the right to mount one, a mere folder."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(folder)]
-    is_mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
-    yield folder
-    if is_mounted:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-@pytest.fixture
 def config(small_disk: Path, tiny_checkpoint: Path) -> Path:
     path = small_disk / "config.toml"
     path.write_text(CONFIG.format(root=small_disk, model=tiny_checkpoint))
     return path
-
-
-def noted_state(folder: Path) -> str:
-    """What the note of the last state says; empty before there is one."""
-    notes = list(folder.glob("state/*/last_state.json"))
-    return json.loads(notes[0].read_text())["state"] if notes else ""
-
-
-def fill(disk: Path) -> None:
-    """Leave no room on the file system, or, where it is not one of its own, do what that does."""
-    if disk.is_mount():
-        with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(1 << 12))
 
 
 def test_a_killed_and_a_starved_training_end_with_the_same_weights(config: Path) -> None:

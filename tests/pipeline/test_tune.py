@@ -146,6 +146,20 @@ def test_a_trial_whose_process_is_lost_is_tried_again(local_ray: None, tmp_path:
     assert {record.seconds_before for record in records} == {0.0, 1.0}
 
 
+def storage_away_once(params: dict[str, Any], *, search: Search) -> None:
+    """A quadratic trial whose storage does not answer, the first time."""
+    with contextlib.suppress(FileExistsError):
+        Path(search.folder, "away").touch(exist_ok=False)
+        raise ArtifactError("s3://bucket: cannot be written") from OSError("away")
+    quadratic(params, search=search)
+
+
+def test_a_trial_whose_storage_was_away_is_tried_again(local_ray: None, tmp_path: Path) -> None:
+    config = config_of(tmp_path, RATE, num_trials=2, scheduler="none")
+    records = run_quadratic(config, storage_away_once)
+    assert [record.status for record in records] == ["finished"] * 2
+
+
 WORKER, GPU_WORKER = {"CPU": 1.0}, {"CPU": 4.0, "GPU": 1.0}
 BIG_NODE = {"CPU": 64.0, "GPU": 8.0}
 

@@ -10,7 +10,7 @@ from pipeline.cli import parse_arguments
 from pipeline.config import RunConfig
 from pipeline.config_file import format_config, load_config
 from pipeline.errors import ConfigError
-from pipeline.graph.arguments import arguments_of, step_arguments
+from pipeline.graph.arguments import arguments_of
 from pipeline.graph.steps import Step, chosen_steps, steps_of
 
 SOURCE = """
@@ -118,10 +118,10 @@ def test_without_jobs_the_file_is_one_run_from_data_to_report(write) -> None:
 def test_each_command_line_makes_the_configuration_of_its_step(write) -> None:
     file, config = write(GRAPH)
     for step in steps_of(config):
-        found = arguments_of(step.stage, file, step.config)
+        found = arguments_of(step, file)
         made = parse_arguments(step.stage, found).run_config
         assert made == step.config, step.name
-    assert arguments_of("train", file, by_name(config)["sft-1"].config)[2:] == [
+    assert arguments_of(by_name(config)["sft-1"], file)[2:] == [
         *("--run.seed", "1", "--rates.gamma", "0.0"),
         *("--train.name", "sft-1", "--train.use-gpu"),
     ]
@@ -132,7 +132,7 @@ def test_what_the_command_line_changed_reaches_every_step(write) -> None:
     changed = ["--config", file, "--data.sources.0.count", "4", "--pipeline.only", "prepare"]
     config = parse_arguments("pipeline", changed).run_config
     (step,) = chosen_steps(steps_of(config), config.pipeline.only)
-    assert arguments_of("prepare", file, step.config)[2:] == ["--data.sources.0.count", "4"]
+    assert arguments_of(step, file)[2:] == ["--data.sources.0.count", "4"]
 
 
 def test_a_part_of_the_graph_is_chosen_by_name_job_or_stage(write) -> None:
@@ -195,7 +195,7 @@ stage = "evaluate"
 name = "early"
 set = ["evaluate.checkpoints = ['runs/graph/checkpoints/train-2/exports/step-0000100']"]
 [[pipeline.jobs]]
-stage = "report"
+stage = "tune"
 name = "late"
 after = ["train"]
 """
@@ -203,11 +203,16 @@ after = ["train"]
     assert found["merge"].after == ("train-1",)
     assert found["evaluate-train-1-merged"].after == ("merge",)
     assert found["early"].after == ("train-2",)
-    assert {"train-1", "train-2"} <= {*found["late"].after}
+    assert found["late"].after == ("prepare", "train-1", "train-2")
 
 
 def test_the_best_of_a_search_is_trained_and_evaluated(write, tmp_path: Path) -> None:
     text = """
+[[tune.arms]]
+name = "weft"
+[[tune.arms]]
+name = "sft"
+set = ["rates.gamma = 0.0"]
 [[pipeline.jobs]]
 stage = "tune"
 [[pipeline.jobs]]
@@ -215,7 +220,7 @@ stage = "train"
 name = "best"
 best_of = "search"
 seeds = [1, 2]
-set = ["train.epochs = 9"]
+set = ["train.epochs = 10"]
 [[pipeline.jobs]]
 stage = "train"
 name = "best-sft"
@@ -234,17 +239,43 @@ stage = "evaluate"
     best.parent.mkdir(parents=True)
     tuned = replace(config.train, epochs=3, learning_rate=0.5, name="search-1")
     best.write_text(format_config(replace(config, train=tuned)))
-    arguments = step_arguments(found["best-1"], file)
+    arguments = arguments_of(found["best-1"], file)
     assert arguments[:2] == ["--config", str(best)]
     got = parse_arguments("train", arguments).run_config
-    assert (got.train.name, got.train.epochs, got.train.learning_rate) == ("best-1", 9, 0.5)
+    # What the job sets is set, also where the pipeline's file has it already: epochs are 10 there.
+    assert (got.train.name, got.train.epochs, got.train.learning_rate) == ("best-1", 10, 0.5)
     assert got.run.seed == 1
+    # Of a run that was copied, the best is trained where it lies now.
+    copied = replace(config, run=replace(config.run, output_dir=f"{tmp_path}/copy"))
+    (tmp_path / "copy/tune/search").mkdir(parents=True)
+    copy = by_name(copied)["best-1"]
+    Path(copy.best).write_text(best.read_text())
+    got = parse_arguments("train", arguments_of(copy, file)).run_config
+    assert got.run.output_dir == f"{tmp_path}/copy"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("stage = 'evaluate'\nbest_of = 'search'", "wanted a job of stage train, got evaluate"),
+        ("stage = 'train'\nbest_of = 'serach'", "no search 'serach' (did you mean search?)"),
+        ("stage = 'train'\nbest_of = 'search/wetf'", "no arm 'wetf'"),
+        (
+            "stage = 'train'\nbest_of = 'search'\nseeds = [5]\n[reference]\nestimator = 'expected'",
+            "draws entropies by run.seed; wanted that of the search, got 5",
+        ),
+    ],
+)
+def test_a_best_that_cannot_be_is_refused_before_the_search(write, line: str, said: str) -> None:
+    text = f"[[pipeline.jobs]]\nstage = 'tune'\n[[pipeline.jobs]]\nname = 'best'\n{line}\n"
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        steps_of(write(text)[1])
 
 
 def test_a_value_with_a_leading_dash_is_said_or_refused(write) -> None:
     file, config = write("[[pipeline.jobs]]\nstage = 'train'\nset = ['model.path = \"-odd\"']\n")
     (step,) = steps_of(config)
-    arguments = arguments_of("train", file, step.config)
+    arguments = arguments_of(step, file)
     assert arguments[2:] == ["--model.path=-odd"]
     assert parse_arguments("train", arguments).run_config.model.path == "-odd"
     file, config = write(
@@ -252,7 +283,7 @@ def test_a_value_with_a_leading_dash_is_said_or_refused(write) -> None:
     )
     (step,) = steps_of(config)
     with pytest.raises(ConfigError, match=r"lora\.target_modules: no command line can say"):
-        arguments_of("train", file, step.config)
+        arguments_of(step, file)
 
 
 def test_a_change_that_no_flag_can_say_is_refused(write) -> None:
@@ -261,4 +292,4 @@ def test_a_change_that_no_flag_can_say_is_refused(write) -> None:
     with pytest.raises(
         ConfigError, match=r"data\.sources: wanted as many tables as the file has, 1, got 0"
     ):
-        arguments_of("prepare", file, step.config)
+        arguments_of(step, file)
