@@ -140,8 +140,10 @@ def list_files(folder: str) -> list[str]:
     """
     fs, inner = _open_fs(folder)
     with _reporting(folder, "read"):
-        entries = retried(folder, lambda: fs.ls(inner, detail=False) if fs.exists(inner) else [])
-    names = sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
+        found = retried(folder, lambda: fs.ls(inner, detail=False) if fs.exists(inner) else [])
+    # Ray marks folders of an object store by an empty object, which is listed as well.
+    entries = [entry.rstrip("/") for entry in found if entry.rstrip("/") != inner.rstrip("/")]
+    names = sorted(entry.rsplit("/", 1)[-1] for entry in entries)
     return [name for name in names if not name.endswith(_TEMPORARY)]
 
 

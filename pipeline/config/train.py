@@ -59,7 +59,8 @@ class TrainSection:
     min_workers: int = field(default=0, metadata=RESOURCE)
     """Go on with no fewer while machines are missing, up to num_workers; 0: wait for all."""
     resize_every_s: float = field(default=60.0, metadata=RESOURCE)
-    """With min_workers: seconds from one look for room for more workers to the next."""
+    """With min_workers: seconds between looks for room for more; a change goes back to the last
+    saved state."""
     cpus_per_worker: float = field(default=2.0, metadata=RESOURCE)
     """CPUs of one worker."""
     use_gpu: bool = field(default=False, metadata=RESOURCE)

@@ -25,7 +25,7 @@ from tests.pipeline.processes import TIMEOUT_S, start
 pytestmark = pytest.mark.cluster
 
 SEED = 0
-KILLS = {"prepare": 4, "reference": 6, "train": 9, "tune": 6, "evaluate": 5, "report": 1}
+KILLS = {"prepare": 3, "reference": 6, "train": 9, "tune": 5, "evaluate": 4, "report": 1}
 """Of each step of a stage, as long as it runs; what is left over is for the steps after it."""
 MOST_STARTS = 20
 """Of a step; more would not be the faults' doing."""

@@ -46,6 +46,16 @@ def test_what_a_killed_write_left_is_not_listed(tmp_path):
     assert storage.list_files(str(tmp_path)) == ["whole.bin"]
 
 
+def test_the_mark_of_a_folder_is_none_of_its_entries():
+    """An object store has no folders; what makes one leaves an empty object of its name."""
+    fs = fsspec.filesystem("memory")
+    listed = ["/marked/state/", "/marked/state/a.json", "/marked/state/b"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fs, "ls", lambda path, detail: listed)
+        patch.setattr(fs, "exists", lambda path: True)
+        assert storage.list_files("memory://marked/state") == ["a.json", "b"]
+
+
 def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     def die(self, target):
         raise KeyboardInterrupt
