@@ -134,26 +134,7 @@ def _impossible(config: RunConfig) -> Iterator[str]:
             (rates.rate_min, rates.rate_max),
         )
     yield from _objective(config)
-    if rates.entropies != "frozen" and rates.gamma == 0:
-        yield (
-            f"rates.entropies: {rates.entropies} entropies are never used when rates.gamma is 0 "
-            f"(plain SFT); set rates.entropies to frozen"
-        )
-    if rates.entropies == "online" and rates.beta_ref == "dataset":
-        yield (
-            "rates.beta_ref: dataset needs entropies that are known before training; "
-            "use sequence or batch with rates.entropies = online"
-        )
-    needs_tail_entropy = rates.tail == "entropy" and config.data.eos_policy != "one"
-    if needs_tail_entropy and rates.beta_ref == "dataset":
-        yield (
-            "rates.beta_ref: dataset is a mean over responses, known before any tail is drawn; "
-            "use sequence or batch with rates.tail = entropy"
-        )
-    if needs_tail_entropy and rates.entropies != "online" and config.reference.tail == 0:
-        yield _wanted("reference.tail", "at least 1 with rates.tail = entropy", 0)
-    if config.reference.estimator == "autoregressive":
-        yield from _autoregressive(config, needs_tail_entropy)
+    yield from _entropies(config)
     if not 0 <= config.objective.alpha <= 1:
         yield _wanted("objective.alpha", "a number in [0, 1]", config.objective.alpha)
     if 0 < train.max_steps <= train.warmup_steps:
@@ -184,6 +165,30 @@ def _impossible(config: RunConfig) -> Iterator[str]:
     for key in ("evaluate.name", "merge.name", "reference.name"):
         if not _is_folder_name(_text(config, key)):
             yield _wanted(key, "a folder name", _text(config, key))
+
+
+def _entropies(config: RunConfig) -> Iterator[str]:
+    rates = config.rates
+    if rates.entropies != "frozen" and rates.gamma == 0:
+        yield (
+            f"rates.entropies: {rates.entropies} entropies are never used when rates.gamma is 0 "
+            f"(plain SFT); set rates.entropies to frozen"
+        )
+    if rates.entropies == "online" and rates.beta_ref == "dataset":
+        yield (
+            "rates.beta_ref: dataset needs entropies that are known before training; "
+            "use sequence or batch with rates.entropies = online"
+        )
+    needs_tail_entropy = rates.tail == "entropy" and config.data.eos_policy != "one"
+    if needs_tail_entropy and rates.beta_ref == "dataset":
+        yield (
+            "rates.beta_ref: dataset is a mean over responses, known before any tail is drawn; "
+            "use sequence or batch with rates.tail = entropy"
+        )
+    if needs_tail_entropy and rates.entropies != "online" and config.reference.tail == 0:
+        yield _wanted("reference.tail", "at least 1 with rates.tail = entropy", 0)
+    if config.reference.estimator == "autoregressive":
+        yield from _autoregressive(config, needs_tail_entropy)
 
 
 def _objective(config: RunConfig) -> Iterator[str]:

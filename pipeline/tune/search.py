@@ -305,7 +305,7 @@ class Recorder(ray.tune.Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's process was lost too often."""
         record = self._open(trial)
-        if record is None:
+        if record is None or record.is_over:
             self.progress.add(1)
             return
         record.status, record.reason = "failed", _reason(trial)

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 CPUS_OF_A_NODE = 2
+GCS_AWAY_S = 2.0
 _OTHERS = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 
 
@@ -110,12 +111,12 @@ class Raylets:
         """What a process that submits jobs needs to know."""
         return self._own_env | {"RAY_API_SERVER_ADDRESS": self.dashboard}
 
-    def add_node(self, num_cpus: int = CPUS_OF_A_NODE) -> Any:
+    def add_node(self) -> Any:
         """One more machine."""
         with self._environment():
             self._num_made += 1
             node = self.cluster.add_node(
-                num_cpus=num_cpus,
+                num_cpus=CPUS_OF_A_NODE,
                 node_ip_address="127.0.0.1",
                 include_log_monitor=True,
                 # Machines share no folder: of two in one, each would unpack a job's code anew
@@ -135,11 +136,11 @@ class Raylets:
         self.nodes.remove(node)
         self.cluster.remove_node(node, allow_graceful=False)
 
-    def restart_gcs(self, seconds_away: float = 2.0) -> None:
+    def restart_gcs(self) -> None:
         """SIGKILL to the global control service; after a while it is started as it was."""
         command, env = self._gcs.cmdline(), self._gcs.environ()
         self._gcs.kill()
-        time.sleep(seconds_away)
+        time.sleep(GCS_AWAY_S)
         self._gcs = psutil.Popen(
             command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -147,10 +148,9 @@ class Raylets:
     def workers(self, kind: str) -> list[psutil.Process]:
         """Processes of workers whose names begin with ``kind``, such as ``ray::MapWorker``."""
         found = []
-        for process in psutil.process_iter():
+        for process in processes_of(self.folder):
             with contextlib.suppress(psutil.Error):
-                is_wanted = " ".join(process.cmdline()).startswith(kind)
-                if is_wanted and process.environ().get("RAY_TMPDIR") == str(self.folder):
+                if " ".join(process.cmdline()).startswith(kind):
                     found.append(process)
         return found
 

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -135,22 +136,23 @@ def test_a_second_pipeline_in_the_same_run_is_refused(cluster: Raylets, tmp_path
     assert {*rows(tmp_path / "run").values()} == {1}
 
 
-def test_workers_go_and_come(undisturbed: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.fixture
+def unused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raylets]:
+    """A cluster of its own: Ray keeps resources for a killed driver's training for minutes."""
+    with raylets(tmp_path_factory.mktemp("ray"), num_nodes=2) as made:
+        yield made
+
+
+def test_workers_go_and_come(unused: Raylets, undisturbed: Run) -> None:
     """Elastic: on one node after the other is lost, on two when another is there."""
-    # In a cluster of its own: Ray keeps resources for a killed driver's training for minutes.
-    with raylets(tmp_path_factory.mktemp("ray"), num_nodes=2) as cluster:
-        _grow_and_shrink(cluster, undisturbed)
-
-
-def _grow_and_shrink(cluster: Raylets, undisturbed: Run) -> None:
     training = Training(
-        *(cluster, undisturbed, "elastic", "--train.cpus-per-worker", "2"),
+        *(unused, undisturbed, "elastic", "--train.cpus-per-worker", "2"),
         *("--train.min-workers", "1", "--train.resize-every-s", "2", "--train.epochs", "16"),
     )
     process = training.under_way()
     wait_for(lambda: len(training.workers()) == 2, process)
     before = {worker.pid for worker in training.workers()}
-    cluster.kill_node(cluster.nodes[-1])
+    unused.kill_node(unused.nodes[-1])
 
     def alone() -> bool:
         now = {worker.pid for worker in training.workers()}
@@ -159,7 +161,7 @@ def _grow_and_shrink(cluster: Raylets, undisturbed: Run) -> None:
     wait_for(alone, process)
     state = noted_state(training.folder)
     wait_for(lambda: noted_state(training.folder) != state, process)
-    cluster.add_node()
+    unused.add_node()
     wait_for(lambda: len(training.workers()) == 2, process)
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, output

@@ -11,11 +11,10 @@ from tests.pipeline.processes import TIMEOUT_S, finish, start, wait_for
 def test_a_stage_that_loses_a_machine_loses_nothing(tmp_path_factory) -> None:
     folder: Path = tmp_path_factory.mktemp("ray")
     root = folder / "run"
-    arguments = ("--run.output-dir", str(root))
+    arguments = ("--run.output-dir", str(root), "--data.num-shards", "4")
     with raylets(folder, num_nodes=2) as cluster:
-        finish("prepare", CONFIG, *arguments, "--data.num-shards", "4", env=cluster.env)
-        few = (*arguments, "--data.num-shards", "4")
-        process = start("reference", CONFIG, *few, env=cluster.env)
+        finish("prepare", CONFIG, *arguments, env=cluster.env)
+        process = start("reference", CONFIG, *arguments, env=cluster.env)
         wait_for(lambda: list(root.glob("entropies/part-*.parquet")), process)
         worker = next(iter(cluster.workers("ray::MapWorker")))
         cluster.kill_node(cluster.node_of(worker))
