@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What only a GPU can show, on one card of 80 GB; see docs/benchmarks.md. Ten minutes, or a part of
-# it: tests, memory, speed, objectives, inference.
+# it: tests, memory, speed, objectives, inference. stages, which wants Ray, only if named.
 cd "$(dirname "$0")/.." || exit
 python=${PYTHON:-python3}
 lora="--size llada8b --config configs/llada8b_s1k_lora.toml"
@@ -50,6 +50,11 @@ objectives() {
 
 inference() {
     run -m benchmarks.inference --device cuda
+}
+
+stages() {
+    LIMIT=900 run -m benchmarks.stages --device cuda --size tiny --search
+    LIMIT=900 run -m benchmarks.stages --device cuda
 }
 
 for part in "${@:-tests memory speed objectives inference}"; do

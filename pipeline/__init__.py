@@ -11,3 +11,6 @@ if not os.environ.get("RAY_ADDRESS"):
     # Ray's switch for clusters of desktop systems. Off, a Ray that is started here has the loopback
     # address, and all of its servers listen there alone; else they listen on every interface.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    # Seconds between two looks at the workers of a training, each of which waits for the next one
+    # when it reports a state or a measure. Ray's two seconds are for many machines.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")

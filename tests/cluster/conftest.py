@@ -1,5 +1,6 @@
 """A cluster of three raylets, and a run on it that nothing disturbs."""
 
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +20,25 @@ class Run:
     output: str
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raylets]:
     """A head and two nodes."""
     with raylets(tmp_path_factory.mktemp("ray"), num_nodes=2) as made:
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
+def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A file system of its own that is soon full; without the right to mount one, a mere folder."""
+    folder = tmp_path_factory.mktemp("disk")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(folder)]
+    is_mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
+    yield folder
+    if is_mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture(scope="package")
 def undisturbed(cluster: Raylets, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """All stages, each as a job of its own, submitted by ``jobs/pipeline.py``."""
     root = tmp_path_factory.mktemp("undisturbed") / "run"
