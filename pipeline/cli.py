@@ -22,6 +22,7 @@ from pipeline.layout import with_absolute_paths
 
 DEFAULT_CONFIG = "configs/tiny.toml"
 USER_ERROR_EXIT_CODE = 2
+INTERRUPTED_EXIT_CODE = 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,8 @@ class Invocation:
 def run_job(stage: str, argv: Sequence[str] | None = None) -> int:
     """Run ``pipeline.<stage>`` with the command line ``argv``; the exit code of the process.
 
-    0: done, or there was nothing to do; 2: something the user can mend, printed without traceback.
+    0: done, or there was nothing to do; 2: something the user can mend, printed without traceback;
+    130: interrupted.
     Each stage module offers ``run(config, overwrite=...)`` and ``describe(config) -> str``.
     """
 
@@ -77,7 +79,11 @@ def _guarded(stage: str, argv: Sequence[str] | None, work: Callable[[Invocation]
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     logging.getLogger("pipeline").setLevel(logging.INFO)
     try:
-        return work(parse_arguments(stage, sys.argv[1:] if argv is None else argv))
+        invocation = parse_arguments(stage, sys.argv[1:] if argv is None else argv)
+        return _ended_by_itself(work, invocation)
+    except KeyboardInterrupt:
+        print(f"{stage}: interrupted; the same command goes on from there", file=sys.stderr)
+        return INTERRUPTED_EXIT_CODE
     except PipelineError as error:
         return _report(error)
     except Exception as error:
@@ -85,6 +91,15 @@ def _guarded(stage: str, argv: Sequence[str] | None, work: Callable[[Invocation]
         if cause is None:
             raise
         return _report(cause)
+
+
+def _ended_by_itself(work: Callable[[Invocation], int], invocation: Invocation) -> int:
+    try:
+        return work(invocation)
+    except SystemExit as error:
+        if error.code:
+            raise
+        raise KeyboardInterrupt from error  # Ray Train ends an interrupted training so
 
 
 def parse_arguments(stage: str, argv: Sequence[str]) -> Invocation:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline import artifacts, storage
 from pipeline.claim import claimed
-from pipeline.cli import parse_arguments, run_job
+from pipeline.cli import INTERRUPTED_EXIT_CODE, parse_arguments, run_job
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.graph.arguments import arguments_of
@@ -35,7 +35,8 @@ _ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _THERE = "is there already"
 _POLL_S = 1.0
 _FAILED_EXIT_CODE = 1
-_INTERRUPTED_EXIT_CODE = 130
+_STATUS_OF: dict[int, Status] = {0: "finished", INTERRUPTED_EXIT_CODE: "stopped"}
+"""By the exit code of a step that runs in this process."""
 
 
 def run(config: RunConfig, *, file: str, overwrite: bool = False) -> int:
@@ -87,7 +88,7 @@ def run_on(jobs: ClusterJobs, schedule: Schedule) -> int:
                 changed()
     except KeyboardInterrupt:
         _interrupted(schedule, jobs)
-        return _INTERRUPTED_EXIT_CODE
+        return INTERRUPTED_EXIT_CODE
     except BaseException:
         _name_running(schedule, jobs)
         raise
@@ -162,7 +163,7 @@ def _run_here(schedule: Schedule, file: str, overwrite: bool) -> int:
         schedule.mark(step.name, status)
         if status == "stopped":
             _finish(schedule, lambda step: [])
-            return _INTERRUPTED_EXIT_CODE
+            return INTERRUPTED_EXIT_CODE
     return _finish(schedule, lambda step: [])
 
 
@@ -174,11 +175,7 @@ def _run_step(step: Step, arguments: list[str], variables: dict[str, str]) -> St
     before, handler = dict(os.environ), signal.getsignal(signal.SIGINT)
     os.environ.update(variables)
     try:
-        return "failed" if run_job(step.stage, arguments) else "finished"
-    except KeyboardInterrupt:
-        return "stopped"
-    except SystemExit as error:  # Ray Train ends an interrupted training so
-        return "failed" if error.code else "stopped"
+        return _STATUS_OF.get(run_job(step.stage, arguments), "failed")
     except Exception:
         traceback.print_exc()
         return "failed"

@@ -152,6 +152,13 @@ def test_user_errors_of_a_stage_exit_with_2(error, stage, config_file, capsys):
     assert_one_line_of_error(capsys, "error: folder: damaged")
 
 
+@pytest.mark.parametrize("how", [KeyboardInterrupt(), SystemExit(0)])
+def test_an_interrupt_exits_with_130_and_says_how_to_go_on(how, stage, config_file, capsys):
+    stage.error = how
+    assert cli.run_job("fake", ["--config", config_file]) == 130
+    assert capsys.readouterr().err == "fake: interrupted; the same command goes on from there\n"
+
+
 def test_other_errors_keep_their_traceback(stage, config_file):
     stage.error = ZeroDivisionError("a defect")
     with pytest.raises(ZeroDivisionError, match="a defect"):

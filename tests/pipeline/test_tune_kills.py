@@ -123,3 +123,57 @@ def test_a_killed_search_ends_with_the_same_trials(tmp_path: Path, tiny_checkpoi
     nelbo = after[str(manifest.facts["best"])].nelbo
     assert trained.facts["held_out_nelbo"] == pytest.approx(nelbo, rel=1e-3)
     assert "is already finished" in finish("tune", config)
+
+
+REFRESHED = """
+[rates]
+entropies = "refreshed"
+
+[[tune.space]]
+key = "rates.refresh_every"
+values = [1, 2]
+"""
+
+
+def test_a_search_with_refreshes_is_interrupted_and_goes_on(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    text = CONFIG.format(root=tmp_path, model=tiny_checkpoint)
+    config = tmp_path / "config.toml"
+    config.write_text(text.partition("[[tune.space]]")[0] + REFRESHED)
+    # Three steps an epoch: entropies of the weights after the first are used in the third.
+    options = ("--tune.search", "grid", "--train.epochs", "3", "--tune.finalists", "0")
+    folder = tmp_path / "run" / "tune" / "search"
+    process = start("tune", config, *options)
+    wait_for(lambda: any(r.reports for r in read_records(str(folder))), process)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 130, output
+    assert "tune: interrupted; the same command goes on from there" in output
+    records = read_records(str(folder))
+    assert not any(record.status == "failed" for record in records)
+    assert not all(record.is_over for record in records)
+    assert artifacts.read_manifest(str(folder)) is None
+
+    output = finish("tune", config, *options)
+    records = read_records(str(folder))
+    assert [record.status for record in records] == ["finished"] * 2
+    assert output.count("step=6 entropies=") == 1
+    assert len({record.nelbo for record in records}) == 2
+
+
+def test_a_time_budget_ends_a_search(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(CONFIG.format(root=tmp_path, model=tiny_checkpoint))
+    options = ("--tune.num-trials", "60", "--tune.search", "random")
+    process = start("tune", config, *options, "--tune.name", "brief", "--tune.time-budget-s", "5")
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 2, output
+    assert "5 s were too few for one trial of arm search" in output
+    finish("tune", config, *options, "--tune.name", "longer", "--tune.time-budget-s", "75")
+    folder = tmp_path / "run" / "tune" / "longer"
+    statuses = {record.status for record in read_records(str(folder))}
+    assert "finished" in statuses
+    assert statuses <= {"finished", "stopped"}
+    assert len(read_records(str(folder))) < 60
+    assert artifacts.read_manifest(str(folder)) is not None
