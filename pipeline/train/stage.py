@@ -19,6 +19,7 @@ from pipeline.models import check_context, check_trainable, start_fingerprint
 from pipeline.prepare import require_prepared, verify_prepared
 from pipeline.reference.stage import resources as reference_resources
 from pipeline.tokenizers import check_tokenizer, tokenizer_fingerprints
+from pipeline.train.job import Job, train_worker
 from pipeline.train.plan import check_world_size, num_steps_of_epoch, total_steps
 from pipeline.train.refresh import refresh_steps, refreshing
 from pipeline.train.trackers import check_trackers
@@ -230,7 +231,6 @@ def _fit(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from pipeline.train.last_state import NoteLastState, explain, take_over
-    from pipeline.train.worker import Job, train_worker
 
     train, recipe = config.train, wanted.recipe
     states = storage.join(folder, STATE_FOLDER)

@@ -17,7 +17,6 @@ import torch
 import torch.distributed as dist
 
 from pipeline import storage
-from pipeline.artifacts import Manifest
 from pipeline.config import RunConfig
 from pipeline.errors import PipelineError
 from pipeline.train.capacity import check_memory, largest_shape, on_workers
@@ -25,6 +24,7 @@ from pipeline.train.checkpoints import restore_state, save_state
 from pipeline.train.data import TrainingData
 from pipeline.train.exports import export, export_folder, write_weights
 from pipeline.train.held_out import NELBO, HeldOut, open_split
+from pipeline.train.job import Job
 from pipeline.train.loop import describe_device, train
 from pipeline.train.optim import build_optimizers
 from pipeline.train.plan import BatchPlan, plan_of, total_steps
@@ -39,19 +39,6 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Job:
-    """What the driver hands to every worker."""
-
-    config: RunConfig
-    folder: str
-    wanted: Manifest
-    """What the checkpoint will say of itself."""
-    uses_entropies: bool
-    noted_state: str | None = None
-    """Where to continue from if Ray Train has no state; see ``pipeline.train.last_state``."""
-
-
-@dataclass(frozen=True)
 class _Inputs:
     """What training reads, on each worker alike."""
 
@@ -61,13 +48,12 @@ class _Inputs:
     num_steps: int
 
 
-def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
+def train_job(job: Job) -> dict[str, Any]:
     """Train, and on rank 0 export the checkpoint to ``Job.folder``; facts for the manifest.
 
     What a user can mend comes back as ``{"error": ...}``: raised, it would make Ray Train start the
     workers again and again for nothing.
     """
-    job: Job = arguments["job"]
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("pipeline").setLevel(logging.INFO)
     world = _world(job.config)

@@ -15,7 +15,7 @@ from tests.pipeline.processes import TIMEOUT_S, start, wait_for
 
 pytestmark = pytest.mark.cluster
 
-AWAY_S = 8.0
+AWAY_S = 5.0
 ROOT = f"s3://{BUCKET}/run"
 
 

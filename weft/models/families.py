@@ -3,10 +3,6 @@
 from typing import Any
 
 from weft.models.base import Architecture, TokenId
-from weft.models.decoders import DECODERS, decoder_architecture
-from weft.models.llada import llada_architecture
-from weft.models.llada_config import LladaConfig
-from weft.models.masked_lm import is_masked_lm, masked_lm_architecture
 from weft.suggest import did_you_mean
 
 
@@ -17,6 +13,13 @@ def architecture_of(values: dict[str, Any], where: str, token_id: TokenId) -> Ar
     ``eos_token_id`` where the values have none. Raises ValueError naming every value that is
     missing or does not fit, and for a ``model_type`` that is no denoiser.
     """
+    # Their blocks are those of transformers, whose import takes seconds, which most processes of a
+    # job need not wait.
+    from weft.models.decoders import DECODERS, decoder_architecture
+    from weft.models.llada import llada_architecture
+    from weft.models.llada_config import LladaConfig
+    from weft.models.masked_lm import is_masked_lm, masked_lm_architecture
+
     family = values.get("model_type")
     if family == "llada":
         return llada_architecture(LladaConfig.from_json(values, where))
