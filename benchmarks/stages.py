@@ -2,9 +2,9 @@
 
 LLaDA-8B with random weights by default (``--size tiny``: the embedded denoiser as it is), the
 tokenizer of the embedded denoiser, generated Sudokus and, with ``$WEFT_SHARED_DATA`` or
-``../shared/data``, real traces. An adapter is trained; that job is killed behind its first state
-and started again. Prints what each job says of itself and its seconds, of which starting Ray and
-loading weights are a part.
+``../shared/data``, real traces. The training, of an adapter unless the model is the embedded one,
+is killed behind its first state and started again. Prints what each job says of itself and its
+seconds, of which starting Ray and loading weights are a part.
 """
 
 import json
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import psutil
 import torch
 import tyro
 
@@ -45,6 +46,9 @@ from pipeline.tables import text_table
 from weft.models import meta_denoiser, save_denoiser
 from weft.models.checkpoints import EMBEDDED, load_tokenizer
 
+_TIMEOUT_S = 60
+"""Until what a killed job left behind is gone."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -58,7 +62,7 @@ class Settings:
     device: Device = "cpu"
     """On a GPU the network is in bfloat16."""
     folder: str = ""
-    """Where checkpoint and artifacts go; without one, nothing is left."""
+    """Where checkpoint and artifacts go, a new one; without one, nothing is left."""
     puzzles: int = 256
     traces: int = 64
     """Real ones, where they are there."""
@@ -75,10 +79,12 @@ def main(settings: Settings) -> None:
     """Run the stages one after the other."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(settings.folder or temporary)
+        if (folder / "checkpoints").exists():
+            raise SystemExit(f"{folder}: has a run already; name another folder")
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "config.toml"
         config.write_text(format_config(_config(settings, folder)))
-        torch.cuda.empty_cache()  # the jobs have the card to themselves
+        torch.cuda.empty_cache()  # what is left is for the jobs
         rows, seconds = [], {}
         for name, seconds[name], said in _jobs(config, settings):
             rows.append((name, f"{seconds[name]:.1f}", said))
@@ -119,20 +125,22 @@ def _finish(stage: str, config: Path, *arguments: str, must_say: str = "") -> tu
 def _killed(config: Path) -> tuple[float, str]:
     """A training whose processes are all killed once it has a state."""
     started = time.perf_counter()
-    process = subprocess.Popen(
-        job_command("train", config),
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    states = config.parent / "checkpoints" / "weft"
+    states, log = config.parent / "checkpoints" / "weft", config.with_name("killed.log")
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            job_command("train", config),
+            start_new_session=True,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
     while not list(states.glob("state/*/last_state.json")):
         if process.poll() is not None:
-            raise SystemExit(f"train ended before a state:\n{process.communicate()[0]}")
+            raise SystemExit(f"train ended before a state:\n{log.read_text()}")
         time.sleep(0.05)
+    ray = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.wait()
+    psutil.wait_procs(ray, timeout=_TIMEOUT_S)
     return time.perf_counter() - started, "killed"
 
 

@@ -78,11 +78,14 @@ def run_pipeline(argv: Sequence[str] | None = None) -> int:
 def _guarded(stage: str, argv: Sequence[str] | None, work: Callable[[Invocation], int]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     logging.getLogger("pipeline").setLevel(logging.INFO)
+    is_anew = False
     try:
         invocation = parse_arguments(stage, sys.argv[1:] if argv is None else argv)
-        return _ended_by_itself(work, invocation)
+        is_anew = invocation.overwrite
+        return work(invocation)
     except KeyboardInterrupt:
-        print(f"{stage}: interrupted; the same command goes on from there", file=sys.stderr)
+        how = "without --overwrite the same command" if is_anew else "the same command"
+        print(f"{stage}: interrupted; {how} goes on from there", file=sys.stderr)
         return INTERRUPTED_EXIT_CODE
     except PipelineError as error:
         return _report(error)
@@ -91,15 +94,6 @@ def _guarded(stage: str, argv: Sequence[str] | None, work: Callable[[Invocation]
         if cause is None:
             raise
         return _report(cause)
-
-
-def _ended_by_itself(work: Callable[[Invocation], int], invocation: Invocation) -> int:
-    try:
-        return work(invocation)
-    except SystemExit as error:
-        if error.code:
-            raise
-        raise KeyboardInterrupt from error  # Ray Train ends an interrupted training so
 
 
 def parse_arguments(stage: str, argv: Sequence[str]) -> Invocation:

@@ -112,6 +112,8 @@ class Comparison:
     p_value: float
     smallest: float | None
     """That these seeds would have shown with a power of 80 %; None of a single one."""
+    smallest_over_items: float | None
+    """That these items would have shown of these very trainings, with the same power."""
 
 
 def have_common_seeds(ours: Sequence[Found], theirs: Sequence[Found]) -> bool:
@@ -134,6 +136,7 @@ def compare(ours: Sequence[Found], theirs: Sequence[Found]) -> list[Comparison]:
                 high=interval.high,
                 p_value=_p_value(by_seed),
                 smallest=smallest_difference(by_seed),
+                smallest_over_items=smallest_difference(values.mean(axis=0)),
             )
         )
     corrected = holm([c.p_value for c in found])

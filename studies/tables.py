@@ -101,24 +101,35 @@ def _difference(compared: Comparison) -> str:
 
 
 def power_table(found: Findings, size: int) -> str:
-    """The difference (points) that each comparison could have shown with a power of 80 %."""
+    """The difference (points) that each comparison could have shown with a power of 80 %.
+
+    First as a statement about other seeds, then about these trainings and other items.
+    """
     rows = []
     for method, runs in methods_of(found, size):
         if method != BASELINE and have_common_seeds(runs, found.get((BASELINE, size), [])):
-            smallest = [c.smallest for c in compare(runs, found[BASELINE, size])]
-            rows.append((method, *("-" if s is None else f"{100 * s:.1f}" for s in smallest)))
+            compared = compare(runs, found[BASELINE, size])
+            cells = (f"{_points(c.smallest)}, {_points(c.smallest_over_items)}" for c in compared)
+            rows.append((method, *cells))
     return markdown(("method", *_SET_COLUMNS), rows)
 
 
+def _points(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
 def cost_table(study: Study, found: Findings, size: int) -> str:
-    """Seconds, tokens per second and operations of a training, as they are and over SFT's."""
+    """What a training takes: seconds, tokens per second, extra tokens, operations over SFT's.
+
+    The first two are medians of the seeds: other work on the machine makes single ones slow.
+    """
     if (BASELINE, size) not in found:
         return ""
     base = np.mean([flops(study, f) for f in found[BASELINE, size]])
     rows = []
     for method, runs in methods_of(found, size):
-        seconds = np.mean([f.total("seconds") for f in runs])
-        speed = np.mean([f.total("tokens") / f.total("seconds") for f in runs])
+        seconds = np.median([f.total("seconds") for f in runs])
+        speed = np.median([f.total("tokens") / f.total("seconds") for f in runs])
         extra = np.mean([f.total("extra_tokens") / f.total("tokens") for f in runs])
         own = np.mean([flops(study, f) for f in runs])
         rows.append(

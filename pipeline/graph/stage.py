@@ -176,7 +176,7 @@ def _run_step(step: Step, arguments: list[str], variables: dict[str, str]) -> St
     os.environ.update(variables)
     try:
         return _STATUS_OF.get(run_job(step.stage, arguments), "failed")
-    except Exception:
+    except (Exception, SystemExit):
         traceback.print_exc()
         return "failed"
     finally:

@@ -261,6 +261,8 @@ def _fit(
     try:
         with refreshing(config, folder, *steps_of(config)), _soon_planned_anew(train):
             facts = dict(trainer.fit().return_value)
+    except SystemExit as error:  # Ray Train's own handler of Ctrl-C, with one code or another
+        raise KeyboardInterrupt from error
     except TrainingFailedError as error:
         explained = explain(error, own_states)
         if explained is None:

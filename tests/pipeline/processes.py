@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,8 @@ def start(
         [sys.executable, str(_JOBS / f"{stage}.py"), "--config", str(config), *arguments],
         env={**os.environ, "RAY_AUTH_MODE": "disabled", **(env or {})},
         start_new_session=True,
+        # Of what a shell starts in the background it would be ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

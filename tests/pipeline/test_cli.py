@@ -152,11 +152,12 @@ def test_user_errors_of_a_stage_exit_with_2(error, stage, config_file, capsys):
     assert_one_line_of_error(capsys, "error: folder: damaged")
 
 
-@pytest.mark.parametrize("how", [KeyboardInterrupt(), SystemExit(0)])
-def test_an_interrupt_exits_with_130_and_says_how_to_go_on(how, stage, config_file, capsys):
-    stage.error = how
+def test_an_interrupt_exits_with_130_and_says_how_to_go_on(stage, config_file, capsys):
+    stage.error = KeyboardInterrupt()
     assert cli.run_job("fake", ["--config", config_file]) == 130
     assert capsys.readouterr().err == "fake: interrupted; the same command goes on from there\n"
+    assert cli.run_job("fake", ["--config", config_file, "--overwrite"]) == 130
+    assert "; without --overwrite the same command goes on" in capsys.readouterr().err
 
 
 def test_other_errors_keep_their_traceback(stage, config_file):
@@ -269,6 +270,14 @@ def test_dry_run_refuses_data_of_another_configuration(config_file, tmp_path, ca
     for job in ("reference", "train"):
         assert cli.run_job(job, arguments) == 2
         assert_one_line_of_error(capsys, "was prepared with data.")
+
+
+def test_no_driver_imports_what_only_a_worker_needs():
+    stages = ("prepare", "reference", "train", "evaluate", "tune", "report", "graph.stage")
+    modules = ", ".join(f"pipeline.{stage}" for stage in (*stages, "train.job"))
+    code = f"import sys, {modules}; print({{'transformers', 'ray'}} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.parametrize("job", JOBS)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -165,15 +166,26 @@ def test_a_search_with_refreshes_is_interrupted_and_goes_on(
 def test_a_time_budget_ends_a_search(tmp_path: Path, tiny_checkpoint: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(CONFIG.format(root=tmp_path, model=tiny_checkpoint))
-    options = ("--tune.num-trials", "60", "--tune.search", "random")
-    process = start("tune", config, *options, "--tune.name", "brief", "--tune.time-budget-s", "5")
+    folder = tmp_path / "run" / "tune" / "search"
+    options = ("--tune.num-trials", "500", "--tune.search", "random", "--tune.max-concurrent", "1")
+    process = start("tune", config, *options, "--tune.time-budget-s", "2")
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 2, output
-    assert "5 s were too few for one trial of arm search" in output
-    finish("tune", config, *options, "--tune.name", "longer", "--tune.time-budget-s", "75")
-    folder = tmp_path / "run" / "tune" / "longer"
-    statuses = {record.status for record in read_records(str(folder))}
-    assert "finished" in statuses
-    assert statuses <= {"finished", "stopped"}
-    assert len(read_records(str(folder))) < 60
+    assert "2 s were too few for one trial of arm search" in output
+
+    options = (*options, "--tune.name", "longer")
+    folder = folder.with_name("longer")
+    began = time.monotonic()
+    process = start("tune", config, *options)
+    wait_for(lambda: any(r.is_over for r in read_records(str(folder))), process)
+    seconds_of_one = time.monotonic() - began
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 130, output
+    finish("tune", config, *options, "--tune.time-budget-s", f"{2 * seconds_of_one:.0f}")
+    records = read_records(str(folder))
+    assert "finished" in {record.status for record in records} <= {"finished", "stopped"}
+    stopped = [record.reason for record in records if record.status == "stopped"]
+    assert {*stopped} <= {"the time budget was over"}
+    assert len(records) < 500
     assert artifacts.read_manifest(str(folder)) is not None

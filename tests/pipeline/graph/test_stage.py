@@ -368,15 +368,19 @@ def test_whatever_ends_the_pipeline_jobs_that_go_on_are_named(
     assert all(f"ray job stop {name}" in shown for name in server.jobs)
 
 
+@pytest.mark.parametrize("failure", [RuntimeError("a bug"), SystemExit("a bug")])
 def test_here_any_failure_of_a_step_leaves_the_others_alone(
-    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    failure: BaseException,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     ran = list[str]()
 
     def run_job(name: str, arguments: list[str]) -> int:
         ran.append(name)
         if name == "prepare":
-            raise RuntimeError("a bug")
+            raise failure
         if name == "evaluate":
             os.environ["LEFT"] = "behind"
         return 0
@@ -385,7 +389,7 @@ def test_here_any_failure_of_a_step_leaves_the_others_alone(
     assert run_pipeline(["--config", str(file)]) == 1
     assert ran == ["prepare", "evaluate"]  # that of the base; trainings wait for prepare
     captured = capsys.readouterr()
-    assert "RuntimeError: a bug" in captured.err
+    assert f"{type(failure).__name__}: a bug" in captured.err
     assert "weft-0           blocked" in captured.out
     assert "LEFT" not in os.environ
 
