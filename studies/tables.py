@@ -21,6 +21,7 @@ from studies.found import (
     have_common_seeds,
     methods_of,
     read_study,
+    smallest_shown,
 )
 from studies.plan import BASELINE, OBJECTIVE, WEFT, Study
 from studies.results import Results
@@ -108,9 +109,8 @@ def power_table(found: Findings, size: int) -> str:
     rows = []
     for method, runs in methods_of(found, size):
         if method != BASELINE and have_common_seeds(runs, found.get((BASELINE, size), [])):
-            compared = compare(runs, found[BASELINE, size])
-            cells = (f"{_points(c.smallest)}, {_points(c.smallest_over_items)}" for c in compared)
-            rows.append((method, *cells))
+            smallest = smallest_shown(runs, found[BASELINE, size])
+            rows.append((method, *(", ".join(map(_points, pair)) for pair in smallest)))
     return markdown(("method", *_SET_COLUMNS), rows)
 
 
