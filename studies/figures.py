@@ -24,6 +24,8 @@ from studies.results import Results
 from studies.tables import sizes_of
 
 _DASHES = ("-", "--", ":")
+_LINEAR = 20
+"""Points within which a difference is drawn to scale, if some are much larger."""
 
 
 def all_figures(study: Study, results: Results) -> dict[str, Markup]:
@@ -57,6 +59,9 @@ def difference_plot(found: Findings, size: int) -> Markup:
             _points(axes, [compared[number] for compared in rows.values()], horizontal=True)
             axes.set_title(f"{task}, {items}")
             axes.set_xlabel("points")
+            if axes.get_xlim()[0] < -2 * _LINEAR:
+                axes.set_xscale("symlog", linthresh=_LINEAR)
+                axes.set_xticks([-60, -_LINEAR, -10, 0, 10], [-60, -_LINEAR, -10, 0, 10])
             axes.grid(visible=True, axis="x")
         panels[0].set_yticks(range(len(rows)), list(rows))
         panels[0].invert_yaxis()
