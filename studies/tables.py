@@ -180,12 +180,17 @@ def convergence_table(study: Study, found: Findings, size: int) -> str:
 
 
 def size_table(found: Findings) -> str:
-    """WeFT less SFT at each size, over the seeds that both have there."""
+    """At each size SFT's accuracy (%), all of its seeds, and WeFT's difference over common ones."""
     rows = []
     for size in sizes_of(found):
         compared = compare(found[WEFT, size], found[BASELINE, size])
         seeds = str(len(compared[0].by_seed))
-        rows.append((f"{size:,}", seeds, *map(_difference, compared)))
+        bases = [
+            100 * np.mean([f.accuracy(items)[task] for f in found[BASELINE, size]])
+            for items, task in SETS
+        ]
+        cells = (f"{b:.1f}: {_difference(c)}" for b, c in zip(bases, compared, strict=True))
+        rows.append((f"{size:,}", seeds, *cells))
     return markdown(("traces of each puzzle", "seeds", *_SET_COLUMNS), rows)
 
 

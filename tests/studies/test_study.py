@@ -189,7 +189,7 @@ def test_tables_say_what_was_found(study: Study, results: Results, found: dict) 
     assert "| weft | 4 | 500 | 0.00 | 1.17 |" in made["cost"]
     assert "| sft | 20.0 | 40.0 | 126 |" in made["convergence"]
     assert "| weft | 30.0 | 60.0 | 126 |" in made["convergence"]
-    assert "| 1,000 | 2 | +15.0 (" in made["sizes"]
+    assert "| 1,000 | 2 | 40.0: +15.0 (" in made["sizes"]
     assert "| weft | 81.7, 33.6 |" in made["power"]
     assert "base" not in made["accuracy"]
     add_run(study, results, "base", 0, 1)
