@@ -351,7 +351,7 @@ def require_measures(
         return
     reasons = [r.reason for r in records if r.status == "failed"]
     budget = config.tune.time_budget_s
-    if budget and len(reasons) < len(records):
+    if budget and (len(reasons) < len(records) or not records):
         shares = [r.reports[-1][PERCENT] for r in records if r.reports]
         furthest = f"the furthest did {max(shares):.0f} %" if shares else "none was measured"
         raise ConfigError(

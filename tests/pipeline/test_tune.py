@@ -297,6 +297,7 @@ def test_a_report_of_a_step_before_is_dropped() -> None:
             r"30 s were too few for one trial of arm a \(the f",
         ),
         (30.0, [record_of("a", 0, None, "stopped")], "none was measured"),
+        (2.0, [], "2 s were too few for one trial of arm a .none was measured"),
         (
             0.0,
             [dataclasses.replace(RECORDS[5], reason="no room")],
