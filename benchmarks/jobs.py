@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ _JOBS = Path(__file__).resolve().parent.parent / "jobs"
 def job_command(stage: str, config: Path, *arguments: str) -> list[str]:
     """What starts ``stage`` with the configuration file ``config``."""
     return [sys.executable, str(_JOBS / f"{stage}.py"), "--config", str(config), *arguments]
+
+
+def wait_for_state(checkpoint: Path, process: "subprocess.Popen[Any]") -> None:
+    """Until the training in the folder ``checkpoint`` has saved a state; it must not end before."""
+    while not list(checkpoint.glob("state/*/last_state.json")):
+        if process.poll() is not None:
+            raise SystemExit("the training ended before a state; run it by itself to see why")
+        time.sleep(0.01)
 
 
 def prepare_puzzles(

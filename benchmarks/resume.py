@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import tyro
 
-from benchmarks.jobs import job_command, prepare_puzzles
+from benchmarks.jobs import job_command, prepare_puzzles, wait_for_state
 from benchmarks.measure import print_results
 
 
@@ -58,15 +58,10 @@ def _wait_for_step(process: "subprocess.Popen[str]", *, resumed: bool) -> None:
     raise SystemExit("the job ended before a step; run it by itself to see why")
 
 
-def _wait_for_state(folder: Path) -> None:
-    while not list(folder.glob("state/*/last_state.json")):
-        time.sleep(0.01)
-
-
 def _after_job(config: Path, name: str) -> float:
     """Seconds after all processes are killed."""
-    with _job(config, name):
-        _wait_for_state(config.parent / "checkpoints" / name)
+    with _job(config, name) as process:
+        wait_for_state(config.parent / "checkpoints" / name, process)
     started = time.perf_counter()
     with _job(config, name) as process:
         _wait_for_step(process, resumed=True)
@@ -76,7 +71,7 @@ def _after_job(config: Path, name: str) -> float:
 def _after_worker(config: Path, name: str) -> float:
     """Seconds after one worker is killed."""
     with _job(config, name) as process:
-        _wait_for_state(config.parent / "checkpoints" / name)
+        wait_for_state(config.parent / "checkpoints" / name, process)
         workers = [
             child
             for child in psutil.Process(process.pid).children(recursive=True)

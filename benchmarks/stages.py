@@ -24,7 +24,7 @@ import psutil
 import torch
 import tyro
 
-from benchmarks.jobs import job_command
+from benchmarks.jobs import job_command, wait_for_state
 from benchmarks.measure import print_results
 from benchmarks.problems import Device, fill_randomly, shared_data
 from benchmarks.published import PublishedName, write_published
@@ -125,18 +125,14 @@ def _finish(stage: str, config: Path, *arguments: str, must_say: str = "") -> tu
 def _killed(config: Path) -> tuple[float, str]:
     """A training whose processes are all killed once it has a state."""
     started = time.perf_counter()
-    states, log = config.parent / "checkpoints" / "weft", config.with_name("killed.log")
-    with log.open("w") as output:
+    with config.with_name("killed.log").open("w") as output:
         process = subprocess.Popen(
             job_command("train", config),
             start_new_session=True,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    while not list(states.glob("state/*/last_state.json")):
-        if process.poll() is not None:
-            raise SystemExit(f"train ended before a state:\n{log.read_text()}")
-        time.sleep(0.05)
+    wait_for_state(config.parent / "checkpoints" / "weft", process)
     ray = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -146,8 +142,8 @@ def _killed(config: Path) -> tuple[float, str]:
 
 def _config(settings: Settings, folder: Path) -> RunConfig:
     is_gpu = settings.device == "cuda"
-    num_gpus = (0.5 if settings.size == "tiny" else 1.0) if is_gpu else 0.0
-    num_actors = 2 if num_gpus == 0.5 else 1
+    num_actors = 2 if settings.size == "tiny" else 1  # which share a card
+    num_gpus = 1.0 / num_actors if is_gpu else 0.0
     precision: Literal["float32", "bfloat16"] = "bfloat16" if is_gpu else "float32"
     return RunConfig(
         run=RunSection(output_dir=str(folder)),

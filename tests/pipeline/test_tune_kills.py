@@ -165,7 +165,6 @@ def test_a_search_with_refreshes_is_interrupted_and_goes_on(
 def test_a_time_budget_ends_a_search(tmp_path: Path, tiny_checkpoint: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(CONFIG.format(root=tmp_path, model=tiny_checkpoint))
-    folder = tmp_path / "run" / "tune" / "search"
     options = ("--tune.num-trials", "500", "--tune.search", "random", "--tune.max-concurrent", "1")
     process = start("tune", config, *options, "--tune.time-budget-s", "2")
     output, _ = process.communicate(timeout=TIMEOUT_S)
@@ -173,7 +172,7 @@ def test_a_time_budget_ends_a_search(tmp_path: Path, tiny_checkpoint: Path) -> N
     assert "2 s were too few for one trial of arm search" in output
 
     options = (*options, "--tune.name", "longer")
-    folder = folder.with_name("longer")
+    folder = tmp_path / "run" / "tune" / "longer"
     began = time.monotonic()
     process = start("tune", config, *options)
     wait_for(lambda: any(r.is_over for r in read_records(str(folder))), process)
