@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import os
 import shlex
 import threading
 import time
@@ -19,8 +20,8 @@ from pipeline.graph.schedule import UNDER_WAY, Status
 from pipeline.graph.steps import Step, toml_lines
 
 _KEPT_LINES = 20
-_SUBMISSION_S = 60.0
-"""For so long a submission that is refused is tried again."""
+_SUBMISSION_S, _RETRY_S = 60.0, 2.0
+"""For so long, and so often, a submission that is refused is tried again."""
 _PATIENCE_S = 120.0
 """For so long the job server may be out of reach."""
 _STATUS: dict[str, Status] = {
@@ -87,8 +88,21 @@ class ClusterJobs:
         }
 
     def start(self, step: Step) -> str:
-        """Submit a step, or find it running from before; the id of its job."""
-        request = self.request(step)
+        """Submit a step, or find it running from before; the id of its job.
+
+        A job server that is out of reach, or has no agent yet that could take a job, is asked again
+        for a while: what came through is found running then.
+        """
+        name: str = retry(
+            retry=retry_if_exception_type((RuntimeError, OSError)),
+            wait=wait_fixed(_RETRY_S),
+            stop=stop_after_delay(_SUBMISSION_S),
+            reraise=True,
+        )(self._start)(step, self.request(step))
+        self._tails[step.name] = _Tail(self.client, name)
+        return name
+
+    def _start(self, step: Step, request: dict[str, Any]) -> str:
         # The same step with the same settings, whatever the file is called.
         settings = dataclasses.asdict(step.config)
         del settings["pipeline"]
@@ -103,27 +117,22 @@ class ClusterJobs:
         name = str(running[0]) if running else f"{stem}-{len(known) + 1}"
         self.ids[step.name] = name
         if not running:
-            # A cluster that has just started has no agent yet that could take it.
-            submit = retry(
-                retry=retry_if_exception_type(RuntimeError),
-                wait=wait_fixed(2.0),
-                stop=stop_after_delay(_SUBMISSION_S),
-                reraise=True,
-            )(self.client.submit_job)
-            submit(submission_id=name, **request)
-        self._tails[step.name] = _Tail(self.client, name)
+            self.client.submit_job(submission_id=name, **request)
         return name
 
     def is_known(self, step: Step) -> bool:
-        """Whether the job server has the job of a step whose submission gave an error."""
-        name = self.ids.get(step.name)
+        """Whether the job server may have the job of a step whose submission gave an error.
+
+        Only the server's own word rules it out; see ``status`` for one that goes on to be silent.
+        """
         try:
-            is_known = name is not None and bool(self.client.get_job_status(name))
-        except (RuntimeError, OSError):
-            is_known = False
-        if not is_known:
+            self.client.get_job_status(self.ids[step.name])
+        except OSError:
+            return True
+        except (RuntimeError, KeyError):
             self.ids.pop(step.name, None)
-        return is_known
+            return False
+        return True
 
     def status(self, step: Step) -> Status:
         """How a step stands. Raises PipelineError after minutes without an answer."""
@@ -161,8 +170,11 @@ class ClusterJobs:
         self.client.stop_job(self.ids[step.name])
 
     def how_to_stop(self, step: Step) -> str:
-        """A command that stops a job that goes on by itself."""
-        return f"ray job stop {self.ids[step.name]}"
+        """A command that stops a job that goes on by itself, from any shell of this machine."""
+        mode = os.environ.get("RAY_AUTH_MODE")
+        prefix = f"RAY_AUTH_MODE={mode} " if mode else ""
+        address = shlex.quote(self.client.get_address())
+        return f"{prefix}ray job stop --address {address} {self.ids[step.name]}"
 
 
 def environment(step: Step) -> dict[str, str]:

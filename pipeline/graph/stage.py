@@ -1,5 +1,6 @@
 """Run a pipeline: every step as a job of its own on a cluster, or here, one after the other."""
 
+import contextlib
 import importlib
 import json
 import logging
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ _ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _THERE = "is there already"
 _POLL_S = 1.0
 _FAILED_EXIT_CODE = 1
+_SIGNALLED = 128
+"""Added to the number of the signal that ends a process, as shells do."""
 _STATUS_OF: dict[int, Status] = {0: "finished", INTERRUPTED_EXIT_CODE: "stopped"}
 """By the exit code of a step that runs in this process."""
 
@@ -52,7 +55,8 @@ def run(config: RunConfig, *, file: str, overwrite: bool = False) -> int:
         if not address:
             return _run_here(schedule, file, overwrite)
         jobs = ClusterJobs(_client(address), place_of(file), overwrite=overwrite)
-        return run_on(jobs, schedule)
+        with _signals_raised():
+            return run_on(jobs, schedule)
 
 
 def describe(config: RunConfig, *, file: str) -> str:
@@ -93,6 +97,23 @@ def run_on(jobs: ClusterJobs, schedule: Schedule) -> int:
         _name_running(schedule, jobs)
         raise
     return _finish(schedule, jobs.last_lines)
+
+
+@contextlib.contextmanager
+def _signals_raised() -> Iterator[None]:
+    """A stop of this process, or a closed terminal, raises SystemExit, so that jobs are named."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(_SIGNALLED + number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {one: signal.signal(one, leave) for one in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def _can_look(step: Step) -> bool:
@@ -192,16 +213,18 @@ def _interrupted(schedule: Schedule, jobs: ClusterJobs) -> None:
     if not running:
         return
     names = ", ".join(step.name for step in running)
-    if _is_wanted(f"\nStop {names} on the cluster as well? [y/N] "):
-        for step in running:
-            try:
-                jobs.stop(step)
-            except (RuntimeError, OSError) as error:
-                print(f"pipeline: {step.name} could not be stopped: {error}")
-            else:
-                schedule.mark(step.name, "stopped")
-        print("pipeline: asked to stop; started again, each goes on where it was")
-    _name_running(schedule, jobs)
+    try:
+        if _is_wanted(f"\nStop {names} on the cluster as well? [y/N] "):
+            for step in running:
+                try:
+                    jobs.stop(step)
+                except (RuntimeError, OSError) as error:
+                    print(f"pipeline: {step.name} could not be stopped: {error}")
+                else:
+                    schedule.mark(step.name, "stopped")
+            print("pipeline: asked to stop; started again, each goes on where it was")
+    finally:  # a second Ctrl-C as well
+        _name_running(schedule, jobs)
 
 
 def _name_running(schedule: Schedule, jobs: ClusterJobs) -> None:
@@ -253,12 +276,19 @@ def _address(config: RunConfig) -> str:
 
 
 def _client(address: str) -> Any:
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     # Ray lets these win over the address that it is given.
     hidden = {name: os.environ.pop(name) for name in _ADDRESSES if name in os.environ}
     try:
         return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        raise PipelineError(
+            f"pipeline.address: the job server at {address} wants its token; set "
+            f"RAY_AUTH_MODE=token, and have the token in ~/.ray/auth_token or the file that "
+            f"RAY_AUTH_TOKEN_PATH names"
+        ) from error
     except (ConnectionError, RuntimeError) as error:
         raise PipelineError(
             f"pipeline.address: no job server answers at {address} ({error}); give the address of "

@@ -1,6 +1,7 @@
 """A pipeline that runs here, with real stages, and one on a cluster whose job server is played."""
 
 import os
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,6 +54,7 @@ stage = "evaluate"
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "jobs").symlink_to(Path(stage.__file__).parents[2] / "jobs")
     path = tmp_path / "graph.toml"
@@ -99,6 +101,8 @@ class Job:
     message: str = ""
 
 
+ADDRESS = "http://127.0.0.1:8265"
+STOP = f"RAY_AUTH_MODE=disabled ray job stop --address {ADDRESS} {{}}"
 SEEN = ("prepare", "reference", "train", "tune")
 
 
@@ -109,6 +113,9 @@ class Server:
         self.faults, self.jobs = faults, dict[str, Job]()
         self.looks = dict[str, int]()
         self.most = 0
+
+    def get_address(self) -> str:
+        return ADDRESS
 
     def list_jobs(self) -> list[Job]:
         return list(self.jobs.values())
@@ -141,6 +148,7 @@ class Server:
 @pytest.fixture
 def schedule(file: Path, monkeypatch: pytest.MonkeyPatch) -> Schedule:
     monkeypatch.setattr(stage, "_POLL_S", 0.001)
+    monkeypatch.setattr("pipeline.graph.cluster_jobs._RETRY_S", 0.001)
     return Schedule.of(steps_of(load_config(file)))
 
 
@@ -222,7 +230,7 @@ def test_an_interrupt_asks_and_never_leaves_jobs_unnamed(
     assert {job.status for job in server.jobs.values()} == {status}
     shown = capsys.readouterr().out
     for name in server.jobs:
-        assert (f"ray job stop {name}" in shown) == (answer == "n")
+        assert (STOP.format(name) in shown) == (answer == "n")
 
 
 def test_a_job_server_that_falls_silent_is_waited_for_and_then_an_error(
@@ -338,6 +346,88 @@ def test_a_submission_whose_answer_is_lost_is_followed(
     assert len(server.jobs) == len(schedule.progress)
 
 
+def test_a_server_out_of_reach_at_a_submission_is_asked_again(
+    schedule: Schedule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, known = Server(), list[list[Job]]()
+    listed = server.list_jobs
+
+    def away_at_first() -> list[Job]:
+        known.append(listed())
+        if len(known) == 1:
+            raise ConnectionError("refused")
+        return known[-1]
+
+    monkeypatch.setattr(server, "list_jobs", away_at_first)
+    assert stage.run_on(ClusterJobs(server, PLACE), schedule) == 0
+    assert len(server.jobs) == len(schedule.progress)
+
+
+def test_a_job_that_may_have_come_through_is_named_when_the_server_stays_silent(
+    schedule: Schedule, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = Server()
+    submit = server.submit_job
+
+    def gone(*args: Any, **request: Any) -> Any:
+        raise ConnectionError("refused")
+
+    def last_word(**request: Any) -> str:
+        submit(**request)
+        for name in ("list_jobs", "get_job_status", "submit_job"):
+            monkeypatch.setattr(server, name, gone)
+        raise ConnectionError("reset")
+
+    monkeypatch.setattr(server, "submit_job", last_word)
+    for name in ("_SUBMISSION_S", "_PATIENCE_S"):
+        monkeypatch.setattr(f"pipeline.graph.cluster_jobs.{name}", -1.0)
+    (step, *_) = schedule.ready()
+    with pytest.raises(stage.PipelineError, match="does not answer"):
+        stage.run_on(ClusterJobs(server, PLACE), schedule)
+    shown = capsys.readouterr().out
+    assert [name for name in server.jobs if STOP.format(name) in shown] == [*server.jobs]
+    assert schedule.progress[step.name].status != "failed"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_of_the_pipeline_or_a_closed_terminal_names_the_jobs_that_go_on(
+    number: signal.Signals,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server = Server()
+    monkeypatch.setattr(stage, "_client", lambda address: server)
+    monkeypatch.setattr(server, "get_job_status", lambda name: os.kill(os.getpid(), number))
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as caught:
+        run_pipeline(["--config", str(file), "--pipeline.address", ADDRESS])
+    assert caught.value.code == 128 + number
+    shown = capsys.readouterr().out
+    assert server.jobs
+    assert all(STOP.format(name) in shown for name in server.jobs)
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_interrupt_while_jobs_are_stopped_names_what_goes_on(
+    schedule: Schedule, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = Server()
+    jobs = ClusterJobs(server, PLACE)
+
+    def interrupted(step: object) -> str:
+        raise KeyboardInterrupt
+
+    for name in ("status", "stop"):
+        monkeypatch.setattr(jobs, name, interrupted)
+    monkeypatch.setattr(stage, "_is_wanted", lambda question: True)
+    with pytest.raises(KeyboardInterrupt):
+        stage.run_on(jobs, schedule)
+    shown = capsys.readouterr().out
+    assert server.jobs
+    assert all(STOP.format(name) in shown for name in server.jobs)
+
+
 def test_what_no_job_can_be_is_said_before_the_first_one_starts(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -365,7 +455,7 @@ def test_whatever_ends_the_pipeline_jobs_that_go_on_are_named(
         stage.run_on(jobs, schedule)
     shown = capsys.readouterr().out
     assert server.jobs
-    assert all(f"ray job stop {name}" in shown for name in server.jobs)
+    assert all(STOP.format(name) in shown for name in server.jobs)
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("a bug"), SystemExit("a bug")])
