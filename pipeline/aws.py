@@ -12,6 +12,8 @@ from ray.autoscaler.node_launch_exception import NodeLaunchException
 logger = logging.getLogger(__name__)
 
 _SPOT = "InstanceMarketOptions"
+_NOT_ALLOWED = ("AuthFailure", "UnauthorizedOperation")
+"""How AWS says that it is not the machines that are missing, but a right."""
 
 
 class SpotFirst(AWSNodeProvider):  # type: ignore[misc]
@@ -22,14 +24,15 @@ class SpotFirst(AWSNodeProvider):  # type: ignore[misc]
     ) -> dict[str, Any]:
         """The machines made, by their ids; at most ``count``.
 
-        Raises NodeLaunchException where AWS gives neither. Of several zones Ray tells the last
-        one's reason alone, so each is taken for a lack of spot machines: what is wrong with the
-        request itself is refused once more.
+        Raises NodeLaunchException where AWS gives neither, or where a right is missing, such as
+        the role that spot machines need once in an account. Of several zones Ray tells the last
+        one's reason alone, so any other is taken for a lack of spot machines: what is wrong with
+        the request itself is refused once more.
         """
         try:
             return dict(super().create_node(node_config, tags, count))
         except NodeLaunchException as error:
-            if _SPOT not in node_config:
+            if _SPOT not in node_config or error.category.startswith(_NOT_ALLOWED):
                 raise
             logger.warning("no spot machine (%s), asking on demand", error.category)
         on_demand = {key: value for key, value in node_config.items() if key != _SPOT}

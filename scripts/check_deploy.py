@@ -14,25 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonpatch
 import jsonschema
 import ray
 import tyro
 import yaml
+from googleapiclient.discovery_cache import get_static_doc
 
-ROOT = Path(__file__).resolve().parent.parent
-MACHINES = {
-    "m7i.2xlarge": (8, 0),
-    "m7i.4xlarge": (16, 0),
-    "p4d.24xlarge": (96, 8),
-    "p4de.24xlarge": (96, 8),
-    "p5.48xlarge": (192, 8),
-    "n2-standard-8": (8, 0),
-    "n2-standard-16": (16, 0),
-    "a2-ultragpu-8g": (96, 8),
-    "a3-highgpu-8g": (208, 8),
-}
-"""CPUs and GPUs of machines."""
+from scripts.kuberay import kuberay_problems, rendered
+from scripts.machines import MACHINES, ray_version
+
 PLACEHOLDERS = (
     "0123456789abcdef0",
     "my-project",
@@ -80,9 +70,11 @@ def launcher_problems(path: Path) -> Iterator[str]:
         yield f"ray refuses it: {error}"
     yield from _limits(config)
     yield from _privacy(config)
-    image = config.get("docker", {}).get("image", "")
-    if image.startswith("rayproject/ray:") and not image.startswith(f"rayproject/ray:{_ray()}-"):
-        yield f"docker.image: wanted Ray {_ray()} as in constraints.txt, got {image}"
+    if config["provider"]["type"] == "gcp":
+        yield from _google(config)
+    image, version = config.get("docker", {}).get("image", ""), ray_version()
+    if image.startswith("rayproject/ray:") and not image.startswith(f"rayproject/ray:{version}-"):
+        yield f"docker.image: wanted Ray {version} as in constraints.txt, got {image}"
 
 
 def _limits(config: dict[str, Any]) -> Iterator[str]:
@@ -96,14 +88,11 @@ def _limits(config: dict[str, Any]) -> Iterator[str]:
         yield f"{head}: wanted no CPUs to give, or actors slow the head down"
     for name, kind in types.items():
         machine = kind["node_config"].get("InstanceType", kind["node_config"].get("machineType"))
-        cpus, gpus = MACHINES.get(machine, (None, None))
-        if cpus is None:
-            yield f"{name}: {machine} is not in the table of this script; add its CPUs and GPUs"
-        elif name != head and (kind["resources"]["CPU"], kind["resources"].get("GPU", 0)) != (
-            cpus,
-            gpus,
-        ):
-            yield f"{name}: {machine} has {cpus} CPUs and {gpus} GPUs, got {kind['resources']}"
+        has, given = MACHINES.get(machine), kind["resources"]
+        if has is None:
+            yield f"{name}: {machine} is not in the table of scripts/machines.py; add it there"
+        elif name != head and (given["CPU"], given.get("GPU", 0)) != (has.cpus, has.gpus):
+            yield f"{name}: {machine} has {has.cpus} CPUs and {has.gpus} GPUs, got {given}"
         if kind.get("min_workers", 0) > kind.get("max_workers", 0):
             yield f"{name}: min_workers above max_workers"
 
@@ -128,90 +117,40 @@ def _privacy(config: dict[str, Any]) -> Iterator[str]:
                 yield f"{name}: wanted {key}; what Ray takes without it is open, old or too strong"
 
 
+def _google(config: dict[str, Any]) -> Iterator[str]:
+    """What Google's own description of a machine says, and what its GPU machines cannot have."""
+    schemas = json.loads(get_static_doc("compute", "v1"))["schemas"]
+    zone = config["provider"]["availability_zone"]
+    for name, kind in config["available_node_types"].items():
+        node = kind["node_config"]
+        yield from _unknown_keys(node, {"$ref": "Instance"}, schemas, name)
+        for disk in node["disks"]:
+            disk_type = disk["initializeParams"].get("diskType", "pd-standard")
+            if disk_type.endswith("pd-standard") and node["machineType"].startswith("a3-"):
+                yield f"{name}: {node['machineType']} takes no pd-standard disks; set diskType"
+            if "/" in disk_type and f"zones/{zone}/" not in disk_type:
+                yield f"{name}: diskType: wanted one of zone {zone}, got {disk_type}"
+
+
+def _unknown_keys(
+    value: Any, schema: dict[str, Any], schemas: dict[str, Any], where: str
+) -> Iterator[str]:
+    """Keys that a schema of a Google API does not have."""
+    schema = schemas[schema["$ref"]] if "$ref" in schema else schema
+    if isinstance(value, list):
+        for number, one in enumerate(value):
+            yield from _unknown_keys(one, schema.get("items", {}), schemas, f"{where}[{number}]")
+    elif isinstance(value, dict) and "properties" in schema:
+        for key, inner in value.items():
+            if key in schema["properties"]:
+                known = schema["properties"][key]
+                yield from _unknown_keys(inner, known, schemas, f"{where}.{key}")
+            else:
+                yield f"{where}: a machine of Google Cloud has no {key}"
+
+
 def _is_aws(provider: dict[str, Any]) -> bool:
     return provider["type"] == "aws" or str(provider.get("module", "")).startswith("pipeline.aws.")
-
-
-def rendered(folder: Path) -> list[dict[str, Any]]:
-    """The manifests of a kustomization, its components' patches applied."""
-    text = _load(folder / "kustomization.yaml")
-    found: list[dict[str, Any]] = []
-    for name in [*text.get("resources", []), *text.get("components", [])]:
-        path = folder / name
-        if not path.is_dir():
-            found += [m for m in yaml.safe_load_all(path.read_text(encoding="utf-8")) if m]
-            continue
-        inner = _load(path / "kustomization.yaml")
-        found += rendered(path)
-        for patch in inner.get("patches", []):
-            found = _patched(found, patch, path)
-    for generator in text.get("configMapGenerator", []):
-        data = {n: (folder / n).read_text(encoding="utf-8") for n in generator["files"]}
-        meta = {"name": generator["name"]}
-        found.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data})
-    for image in text.get("images", []):
-        for container in (c for m in found for c in _containers(m)):
-            if container["image"] == image["name"]:
-                container["image"] = f"{image['newName']}:{image['newTag']}"
-    return found
-
-
-def _patched(
-    manifests: list[dict[str, Any]], patch: dict[str, Any], where: Path
-) -> list[dict[str, Any]]:
-    target = patch["target"]
-    hits = [
-        k
-        for k, m in enumerate(manifests)
-        if m["kind"] == target["kind"] and m["metadata"].get("name") == target["name"]
-    ]
-    if not hits:
-        raise ValueError(f"{where}: no {target['kind']} {target['name']} to patch")
-    found = list(manifests)
-    for k in hits:
-        found[k] = jsonpatch.apply_patch(found[k], yaml.safe_load(patch["patch"]))
-    return found
-
-
-def kuberay_problems(folder: Path) -> Iterator[str]:
-    """What is wrong with the manifests of a kustomization."""
-    try:
-        manifests = rendered(folder)
-    except (OSError, ValueError, KeyError, jsonpatch.JsonPatchException) as error:
-        yield str(error)
-        return
-    names = {(m["kind"], m["metadata"].get("name")) for m in manifests}
-    for manifest in manifests:
-        own = f"{manifest['kind']} {manifest['metadata'].get('name', '')}".strip()
-        schema = SCHEMAS.get(manifest["kind"])
-        if schema is None:
-            yield f"{own}: no schema for this kind in this script"
-            continue
-        for error in jsonschema.Draft7Validator(schema).iter_errors(manifest):
-            yield f"{own}: {error.json_path}: {error.message}"
-        for problem in _pod_problems(manifest, names):
-            yield f"{own}: {problem}"
-        if manifest["kind"] == "RayCluster" and manifest["spec"]["rayVersion"] != _ray():
-            yield f"{own}: rayVersion: wanted {_ray()} as in constraints.txt"
-
-
-def _pod_problems(manifest: dict[str, Any], names: set[tuple[str, Any]]) -> Iterator[str]:
-    for pod in _pods(manifest):
-        volumes = {volume["name"] for volume in pod.get("volumes", [])}
-        account = ("ServiceAccount", pod.get("serviceAccountName"))
-        if account not in names:
-            yield f"serviceAccountName: no {account[1]} among the manifests"
-        for volume in pod.get("volumes", []):
-            wanted = ("ConfigMap", volume.get("configMap", {}).get("name"))
-            if wanted[1] and wanted not in names:
-                yield f"volumes: no ConfigMap {wanted[1]} among the manifests"
-        for container in pod["containers"]:
-            missing = {m["name"] for m in container.get("volumeMounts", [])} - volumes
-            if missing:
-                yield f"{container['name']}: mounts {', '.join(missing)}, which is no volume"
-            resources = container["resources"]
-            if resources["requests"] != resources["limits"]:
-                yield f"{container['name']}: requests and limits differ; Ray counts the limits"
 
 
 def unedited(path: Path) -> Iterator[str]:
@@ -226,115 +165,9 @@ def unedited(path: Path) -> Iterator[str]:
                 yield f"{name}: still to be edited: {line.strip()}"
 
 
-def _pods(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    if manifest["kind"] == "RayCluster":
-        groups = [manifest["spec"]["headGroupSpec"], *manifest["spec"]["workerGroupSpecs"]]
-        yield from (group["template"]["spec"] for group in groups)
-
-
-def _containers(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for pod in _pods(manifest):
-        yield from pod["containers"]
-
-
 def _load(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return found
-
-
-def _ray() -> str:
-    found = re.search(r"^ray==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    assert found is not None
-    return found[1]
-
-
-def _object(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
-    """A schema of an object with these keys and no others."""
-    return {
-        "type": "object",
-        "required": list(required),
-        "properties": required | optional,
-        "additionalProperties": False,
-    }
-
-
-_TEXT, _NUMBER, _FLAG = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}
-_TEXTS = {"type": "object", "additionalProperties": _TEXT}
-_ANY = {"type": "object"}
-
-
-def _list(of: Any) -> dict[str, Any]:
-    return {"type": "array", "items": of}
-
-
-_META = _object({}, name=_TEXT, generateName=_TEXT, labels=_TEXTS, annotations=_TEXTS)
-_QUANTITIES = _object({"requests": _TEXTS, "limits": _TEXTS})
-_CONTAINER = _object(
-    {"name": _TEXT, "image": _TEXT, "resources": _QUANTITIES},
-    env=_list(_object({"name": _TEXT}, value=_TEXT, valueFrom=_ANY)),
-    envFrom=_list(_object({"secretRef": _object({"name": _TEXT}, optional=_FLAG)})),
-    securityContext=_ANY,
-    volumeMounts=_list(_object({"name": _TEXT, "mountPath": _TEXT}, readOnly=_FLAG)),
-    command=_list(_TEXT),
-    args=_list(_TEXT),
-)
-_POD = _object(
-    {"containers": {**_list(_CONTAINER), "minItems": 1}},
-    serviceAccountName=_TEXT,
-    automountServiceAccountToken=_FLAG,
-    securityContext=_ANY,
-    nodeSelector=_TEXTS,
-    tolerations=_list(_ANY),
-    volumes=_list(
-        _object({"name": _TEXT}, configMap=_ANY, emptyDir=_ANY, persistentVolumeClaim=_ANY)
-    ),
-)
-_TEMPLATE = _object({"spec": _POD}, metadata=_META)
-_HEAD = _object({"rayStartParams": _TEXTS, "template": _TEMPLATE}, serviceType=_TEXT)
-_WORKERS = _object(
-    {
-        "groupName": _TEXT,
-        "minReplicas": _NUMBER,
-        "maxReplicas": _NUMBER,
-        "replicas": _NUMBER,
-        "rayStartParams": _TEXTS,
-        "template": _TEMPLATE,
-    },
-    idleTimeoutSeconds=_NUMBER,
-)
-_CLUSTER = _object(
-    {"headGroupSpec": _HEAD, "rayVersion": _TEXT},
-    workerGroupSpecs=_list(_WORKERS),
-    enableInTreeAutoscaling=_FLAG,
-    autoscalerOptions=_object({}, version={"enum": ["v1", "v2"]}, idleTimeoutSeconds=_NUMBER),
-    authOptions=_object({"mode": {"enum": ["token", "disabled"]}}),
-)
-_JOB = _object(
-    {"entrypoint": _TEXT},
-    clusterSelector=_TEXTS,
-    submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
-    backoffLimit=_NUMBER,
-    runtimeEnvYAML=_TEXT,
-    entrypointNumCpus={"type": "number"},
-    entrypointNumGpus={"type": "number"},
-    ttlSecondsAfterFinished=_NUMBER,
-    suspend=_FLAG,
-)
-
-
-def _manifest(version: str, **parts: Any) -> dict[str, Any]:
-    return _object({"apiVersion": {"const": version}, "kind": _TEXT, "metadata": _META}, **parts)
-
-
-SCHEMAS = {
-    "RayCluster": _manifest("ray.io/v1", spec=_CLUSTER),
-    "RayJob": _manifest("ray.io/v1", spec=_JOB),
-    "ServiceAccount": _manifest("v1", automountServiceAccountToken=_FLAG),
-    "ConfigMap": _manifest("v1", data=_TEXTS),
-    "NetworkPolicy": _manifest("networking.k8s.io/v1", spec=_ANY),
-    "PersistentVolumeClaim": _manifest("v1", spec=_ANY),
-}
-"""The part of KubeRay's and Kubernetes' schemas that is used here, by kind."""
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """cluster.yaml and deploy/, against Ray's own code and the schema of KubeRay, without any cloud."""
 
+import json
 import shutil
 import subprocess
 import tomllib
@@ -9,6 +10,7 @@ from typing import Any
 
 import boto3
 import moto
+import moto.core
 import pytest
 import yaml
 from botocore.exceptions import ClientError
@@ -17,13 +19,8 @@ from ray.autoscaler.node_launch_exception import NodeLaunchException
 from pipeline.aws import SpotFirst
 from pipeline.config_checks import check_config
 from pipeline.config_file import load_config
-from scripts.check_deploy import (
-    SCHEMAS,
-    kuberay_problems,
-    launcher_problems,
-    rendered,
-    unedited,
-)
+from scripts.check_deploy import launcher_problems, unedited
+from scripts.kuberay import SCHEMAS, kuberay_problems, rendered
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCHER = [ROOT / "cluster.yaml", ROOT / "deploy" / "cluster.gcp.yaml"]
@@ -90,7 +87,7 @@ def test_an_overlay_sets_image_gpu_and_storage() -> None:
     groups = manifests["RayCluster"]["spec"]["workerGroupSpecs"]
     assert [g["groupName"] for g in groups] == ["cpu", "gpu"]
     pod = groups[1]["template"]["spec"]
-    assert pod["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
+    assert "NVIDIA-H100-80GB-HBM3" in str(pod["affinity"])
     assert pod["containers"][0]["image"].startswith("registry.example.com/weft:")
     assert "eks.amazonaws.com/role-arn" in manifests["ServiceAccount"]["metadata"]["annotations"]
 
@@ -109,7 +106,26 @@ def spot_first(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[SpotFirst, dic
         asked = config["available_node_types"]["gpu"]["node_config"]
         asked = asked | {"ImageId": image, "SubnetIds": subnets, "SecurityGroupIds": []}
         del asked["IamInstanceProfile"]  # which a real account has
-        yield SpotFirst(config["provider"], "weft"), asked
+        provider = config["provider"] | {"aws_credentials": role_of("weft-head")}
+        yield SpotFirst(provider, "weft"), asked
+
+
+def role_of(name: str) -> dict[str, str]:
+    """Credentials of a role with the policy of deploy/aws."""
+    folder = ROOT / "deploy" / "aws"
+    policy = json.loads((folder / f"{name}.json").read_text())
+    for statement in policy["Statement"]:
+        if statement["Action"][0].startswith("ec2:"):
+            statement["Resource"] = "*"  # moto knows no addresses of machines
+    iam, trust = boto3.client("iam"), (folder / "trust.json").read_text()
+    role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+    iam.put_role_policy(RoleName=name, PolicyName=name, PolicyDocument=json.dumps(policy))
+    found = boto3.client("sts").assume_role(RoleArn=role, RoleSessionName=name)["Credentials"]
+    return {
+        "aws_access_key_id": found["AccessKeyId"],
+        "aws_secret_access_key": found["SecretAccessKey"],
+        "aws_session_token": found["SessionToken"],
+    }
 
 
 @pytest.mark.parametrize(
@@ -119,6 +135,7 @@ def spot_first(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[SpotFirst, dic
         ("InsufficientInstanceCapacity", [None]),
         ("Unsupported", [None]),  # what the last zone says may be this
         ("UnauthorizedOperation", []),
+        ("AuthFailure.ServiceLinkedRoleCreationNotPermitted", []),
     ],
 )
 def test_on_aws_gpus_are_spot_or_on_demand_where_those_are_refused(
@@ -131,7 +148,7 @@ def test_on_aws_gpus_are_spot_or_on_demand_where_those_are_refused(
     create = provider.ec2_fail_fast.create_instances
 
     def refuse(**request: Any) -> Any:
-        if code and (not kinds or "InstanceMarketOptions" in request):
+        if code and "InstanceMarketOptions" in request:
             raise ClientError({"Error": {"Code": code, "Message": "no"}}, "RunInstances")
         return create(**request)
 
@@ -144,6 +161,48 @@ def test_on_aws_gpus_are_spot_or_on_demand_where_those_are_refused(
     assert [machine.instance_lifecycle for machine in made.values()] == kinds
     assert {machine.instance_type for machine in made.values()} == {"p5.48xlarge"}
     assert sorted(provider.non_terminated_nodes({})) == sorted(made)
+
+
+def test_the_heads_role_may_do_what_ray_does(
+    spot_first: tuple[SpotFirst, dict[str, Any]],
+) -> None:
+    provider, asked = spot_first
+
+    @moto.core.set_initial_no_auth_action_count(0)
+    def start_tag_and_stop() -> None:
+        (machine,) = provider.create_node(asked, {"ray-node-type": "worker"}, 1)
+        assert provider.non_terminated_nodes({}) == [machine]
+        provider.set_node_tags(machine, {"ray-node-status": "up-to-date"})
+        assert provider.non_terminated_nodes({"ray-node-status": "up-to-date"}) == [machine]
+        provider.terminate_nodes([machine])
+        assert provider.non_terminated_nodes({}) == []
+
+    start_tag_and_stop()
+
+
+def test_the_workers_role_may_use_its_bucket_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with moto.mock_aws():
+        for bucket in ("my-bucket", "other"):
+            boto3.client("s3").create_bucket(Bucket=bucket)
+        client = boto3.client("s3", **role_of("weft-artifacts"))
+
+        @moto.core.set_initial_no_auth_action_count(0)
+        def use_it() -> None:
+            client.put_object(Bucket="my-bucket", Key="run/a", Body=b"a")
+            assert client.get_object(Bucket="my-bucket", Key="run/a")["Body"].read() == b"a"
+            assert client.list_objects_v2(Bucket="my-bucket")["KeyCount"] == 1
+            part = client.create_multipart_upload(Bucket="my-bucket", Key="run/b")
+            client.abort_multipart_upload(
+                Bucket="my-bucket", Key="run/b", UploadId=part["UploadId"]
+            )
+            client.delete_object(Bucket="my-bucket", Key="run/a")
+            with pytest.raises(ClientError, match="AccessDenied"):
+                client.put_object(Bucket="other", Key="run/a", Body=b"a")
+
+        use_it()
 
 
 @pytest.mark.parametrize("is_timed_out", [False, True])
@@ -206,7 +265,25 @@ def test_on_gcp_gpus_are_spot_first_and_on_demand_while_those_do_not_join(
 def test_what_cannot_work_or_is_open_is_named(
     old: str, new: str, said: str, tmp_path: Path
 ) -> None:
-    text = LAUNCHER[0].read_text()
+    check_named(LAUNCHER[0], old, new, said, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("diskType: zones/us-central1-a/diskTypes/pd-balanced", "", "takes no pd-standard"),
+        ("zones/us-central1-a/diskTypes", "zones/us-west4-a/diskTypes", "wanted one of zone"),
+        ("diskSizeGb", "diskSizeGB", "has no diskSizeGB"),
+        ("instanceTerminationAction", "instanceTerminateAction", "no instanceTerminateAction"),
+    ],
+)
+def test_what_google_would_refuse_is_named(old: str, new: str, said: str, tmp_path: Path) -> None:
+    check_named(LAUNCHER[1], old, new, said, tmp_path)
+
+
+def check_named(file: Path, old: str, new: str, said: str, tmp_path: Path) -> None:
+    """A change of a launcher file is found."""
+    text = file.read_text()
     assert old in text
     path = tmp_path / "cluster.yaml"
     path.write_text(text.replace(old, new))
@@ -220,8 +297,14 @@ def test_what_cannot_work_or_is_open_is_named(
         ('rayVersion: "2.60.0"', 'rayVersion: "2.50.0"', "rayVersion"),
         ("configMap: { name: weft-config }", "configMap: { name: other }", "no ConfigMap other"),
         ("name: shared-memory, mountPath", "name: shm, mountPath", "which is no volume"),
-        ('limits: { cpu: "16", memory: 64Gi }', 'limits: { cpu: "8", memory: 64Gi }', "differ"),
+        ('limits: { cpu: "15", memory: 52Gi }', 'limits: { cpu: "8", memory: 52Gi }', "differ"),
         ("serviceAccountName: weft", "serviceAccountName: x", "no x among"),
+        ('cpu: "88"', 'cpu: "208"', "does not fit on"),
+        ("memory: 52Gi", "memory: 64Gi", "does not fit on"),
+        ("mode: token", "mode: disabled", "wanted mode: token"),
+        ("  authOptions:\n    mode: token\n", "", "wanted mode: token"),
+        ("serviceType: ClusterIP", "serviceType: LoadBalancer", "wanted ClusterIP"),
+        ("  name: weft\nspec", "  name: other\nspec", "wanted a NetworkPolicy"),
     ],
 )
 def test_a_manifest_that_kubernetes_would_refuse_is_named(
@@ -233,6 +316,16 @@ def test_a_manifest_that_kubernetes_would_refuse_is_named(
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
     assert any(said in problem for problem in kuberay_problems(copy))
+
+
+def test_a_pod_that_fills_a_machine_of_its_overlay_is_named(tmp_path: Path) -> None:
+    copy = tmp_path / "kuberay"
+    shutil.copytree(KUBERAY, copy)
+    path = copy / "base" / "cluster.yaml"
+    path.write_text(path.read_text().replace('cpu: "88"', 'cpu: "96"'))
+    (problem,) = kuberay_problems(copy / "overlays" / "a100-gcs")
+    assert "does not fit on p4de.24xlarge, a2-ultragpu-8g" in problem
+    assert list(kuberay_problems(copy / "overlays" / "h100-s3")) == []
 
 
 def test_what_is_to_be_edited_is_found() -> None:

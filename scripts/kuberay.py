@@ -1,0 +1,258 @@
+"""Kustomizations with KubeRay's manifests: what they come to, and what is wrong with it.
+
+Used by ``python -m scripts.check_deploy``.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonpatch
+import jsonschema
+import yaml
+
+from scripts.machines import MACHINES, Machine, ray_version
+
+
+def rendered(folder: Path) -> list[dict[str, Any]]:
+    """The manifests of a kustomization, its components' patches applied."""
+    text = _load(folder / "kustomization.yaml")
+    found: list[dict[str, Any]] = []
+    for name in [*text.get("resources", []), *text.get("components", [])]:
+        path = folder / name
+        if not path.is_dir():
+            found += [m for m in yaml.safe_load_all(path.read_text(encoding="utf-8")) if m]
+            continue
+        inner = _load(path / "kustomization.yaml")
+        found += rendered(path)
+        for patch in inner.get("patches", []):
+            found = _patched(found, patch, path)
+    for generator in text.get("configMapGenerator", []):
+        data = {n: (folder / n).read_text(encoding="utf-8") for n in generator["files"]}
+        meta = {"name": generator["name"]}
+        found.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data})
+    for image in text.get("images", []):
+        for container in (c for m in found for c in _containers(m)):
+            if container["image"] == image["name"]:
+                container["image"] = f"{image['newName']}:{image['newTag']}"
+    return found
+
+
+def _patched(
+    manifests: list[dict[str, Any]], patch: dict[str, Any], where: Path
+) -> list[dict[str, Any]]:
+    target = patch["target"]
+    hits = [
+        k
+        for k, m in enumerate(manifests)
+        if m["kind"] == target["kind"] and m["metadata"].get("name") == target["name"]
+    ]
+    if not hits:
+        raise ValueError(f"{where}: no {target['kind']} {target['name']} to patch")
+    found = list(manifests)
+    for k in hits:
+        found[k] = jsonpatch.apply_patch(found[k], yaml.safe_load(patch["patch"]))
+    return found
+
+
+def kuberay_problems(folder: Path) -> Iterator[str]:
+    """What is wrong with the manifests of a kustomization."""
+    try:
+        manifests = rendered(folder)
+    except (OSError, ValueError, KeyError, jsonpatch.JsonPatchException) as error:
+        yield str(error)
+        return
+    names = {(m["kind"], m["metadata"].get("name")) for m in manifests}
+    for manifest in manifests:
+        own = f"{manifest['kind']} {manifest['metadata'].get('name', '')}".strip()
+        schema = SCHEMAS.get(manifest["kind"])
+        if schema is None:
+            yield f"{own}: no schema for this kind in this script"
+            continue
+        for error in jsonschema.Draft7Validator(schema).iter_errors(manifest):
+            yield f"{own}: {error.json_path}: {error.message}"
+        for problem in _pod_problems(manifest, names):
+            yield f"{own}: {problem}"
+        if manifest["kind"] == "RayCluster":
+            for problem in _cluster_problems(manifest, manifests):
+                yield f"{own}: {problem}"
+
+
+def _cluster_problems(cluster: dict[str, Any], manifests: list[dict[str, Any]]) -> Iterator[str]:
+    """Its version, who may reach it, and whether its pods fit on machines."""
+    spec = cluster["spec"]
+    if spec["rayVersion"] != ray_version():
+        yield f"rayVersion: wanted {ray_version()} as in constraints.txt"
+    if spec.get("authOptions", {}).get("mode") != "token":
+        yield "authOptions: wanted mode: token, or whoever reaches the cluster can run code on it"
+    if spec["headGroupSpec"].get("serviceType", "ClusterIP") != "ClusterIP":
+        yield "headGroupSpec: serviceType: wanted ClusterIP, which only the cluster can reach"
+    wanted = {"matchLabels": {"ray.io/cluster": cluster["metadata"]["name"]}}
+    policies = [m["spec"] for m in manifests if m["kind"] == "NetworkPolicy"]
+    if not any(
+        p["podSelector"] == wanted and "Ingress" in p.get("policyTypes", []) for p in policies
+    ):
+        yield "wanted a NetworkPolicy for what comes in to its pods"
+    for group in spec["workerGroupSpecs"]:
+        for problem in _misfits(group["template"]["spec"]):
+            yield f"{group['groupName']}: {problem}"
+
+
+_FREE = 0.95, 0.9
+"""Of a machine's CPUs and memory, what Kubernetes leaves to pods, at least."""
+
+
+def _misfits(pod: dict[str, Any]) -> Iterator[str]:
+    """Machines that a pod may be put on and does not fit on."""
+    wanted = pod["containers"][0]["resources"]["requests"]
+    gpus = int(wanted.get("nvidia.com/gpu", 0))
+    names = _instance_types(pod) or [n for n, m in MACHINES.items() if bool(m.gpus) == bool(gpus)]
+    unknown = [name for name in names if name not in MACHINES]
+    if unknown:
+        yield f"{', '.join(unknown)}: not in the table of scripts/machines.py; add them there"
+    small = [n for n in names if n in MACHINES and not _fits(wanted, gpus, MACHINES[n])]
+    # Where no machines are named, one of them is enough.
+    if small and (_instance_types(pod) or len(small) == len(names)):
+        yield f"asks for {wanted}, which does not fit on {', '.join(small)}: nodes keep a part"
+
+
+def _fits(wanted: dict[str, str], gpus: int, machine: Machine) -> bool:
+    cpus, memory = _FREE[0] * machine.cpus, _FREE[1] * machine.memory_gib
+    is_room = float(wanted["cpu"]) <= cpus and float(wanted["memory"].removesuffix("Gi")) <= memory
+    return is_room and gpus <= machine.gpus
+
+
+def _instance_types(pod: dict[str, Any]) -> list[str]:
+    affinity = pod.get("affinity", {}).get("nodeAffinity", {})
+    rules = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {})
+    return [
+        name
+        for term in rules.get("nodeSelectorTerms", [])
+        for expression in term["matchExpressions"]
+        if expression["key"] == "node.kubernetes.io/instance-type"
+        for name in expression["values"]
+    ]
+
+
+def _pod_problems(manifest: dict[str, Any], names: set[tuple[str, Any]]) -> Iterator[str]:
+    for pod in _pods(manifest):
+        volumes = {volume["name"] for volume in pod.get("volumes", [])}
+        account = ("ServiceAccount", pod.get("serviceAccountName"))
+        if account not in names:
+            yield f"serviceAccountName: no {account[1]} among the manifests"
+        for volume in pod.get("volumes", []):
+            wanted = ("ConfigMap", volume.get("configMap", {}).get("name"))
+            if wanted[1] and wanted not in names:
+                yield f"volumes: no ConfigMap {wanted[1]} among the manifests"
+        for container in pod["containers"]:
+            missing = {m["name"] for m in container.get("volumeMounts", [])} - volumes
+            if missing:
+                yield f"{container['name']}: mounts {', '.join(missing)}, which is no volume"
+            resources = container["resources"]
+            if resources["requests"] != resources["limits"]:
+                yield f"{container['name']}: requests and limits differ; Ray counts the limits"
+
+
+def _pods(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if manifest["kind"] == "RayCluster":
+        groups = [manifest["spec"]["headGroupSpec"], *manifest["spec"]["workerGroupSpecs"]]
+        yield from (group["template"]["spec"] for group in groups)
+
+
+def _containers(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for pod in _pods(manifest):
+        yield from pod["containers"]
+
+
+def _load(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _object(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
+    """A schema of an object with these keys and no others."""
+    return {
+        "type": "object",
+        "required": list(required),
+        "properties": required | optional,
+        "additionalProperties": False,
+    }
+
+
+_TEXT, _NUMBER, _FLAG = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}
+_TEXTS = {"type": "object", "additionalProperties": _TEXT}
+_ANY = {"type": "object"}
+
+
+def _list(of: Any) -> dict[str, Any]:
+    return {"type": "array", "items": of}
+
+
+_META = _object({}, name=_TEXT, generateName=_TEXT, labels=_TEXTS, annotations=_TEXTS)
+_QUANTITIES = _object({"requests": _TEXTS, "limits": _TEXTS})
+_CONTAINER = _object(
+    {"name": _TEXT, "image": _TEXT, "resources": _QUANTITIES},
+    env=_list(_object({"name": _TEXT}, value=_TEXT, valueFrom=_ANY)),
+    envFrom=_list(_object({"secretRef": _object({"name": _TEXT}, optional=_FLAG)})),
+    securityContext=_ANY,
+    volumeMounts=_list(_object({"name": _TEXT, "mountPath": _TEXT}, readOnly=_FLAG)),
+    command=_list(_TEXT),
+    args=_list(_TEXT),
+)
+_POD = _object(
+    {"containers": {**_list(_CONTAINER), "minItems": 1}},
+    serviceAccountName=_TEXT,
+    automountServiceAccountToken=_FLAG,
+    securityContext=_ANY,
+    affinity=_object({"nodeAffinity": _ANY}),
+    tolerations=_list(_ANY),
+    volumes=_list(
+        _object({"name": _TEXT}, configMap=_ANY, emptyDir=_ANY, persistentVolumeClaim=_ANY)
+    ),
+)
+_TEMPLATE = _object({"spec": _POD}, metadata=_META)
+_HEAD = _object({"rayStartParams": _TEXTS, "template": _TEMPLATE}, serviceType=_TEXT)
+_WORKERS = _object(
+    {
+        "groupName": _TEXT,
+        "minReplicas": _NUMBER,
+        "maxReplicas": _NUMBER,
+        "replicas": _NUMBER,
+        "rayStartParams": _TEXTS,
+        "template": _TEMPLATE,
+    },
+    idleTimeoutSeconds=_NUMBER,
+)
+_CLUSTER = _object(
+    {"headGroupSpec": _HEAD, "rayVersion": _TEXT},
+    workerGroupSpecs=_list(_WORKERS),
+    enableInTreeAutoscaling=_FLAG,
+    autoscalerOptions=_object({}, version={"enum": ["v1", "v2"]}, idleTimeoutSeconds=_NUMBER),
+    authOptions=_object({"mode": {"enum": ["token", "disabled"]}}),
+)
+_JOB = _object(
+    {"entrypoint": _TEXT},
+    clusterSelector=_TEXTS,
+    submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
+    backoffLimit=_NUMBER,
+    runtimeEnvYAML=_TEXT,
+    entrypointNumCpus={"type": "number"},
+    entrypointNumGpus={"type": "number"},
+    ttlSecondsAfterFinished=_NUMBER,
+    suspend=_FLAG,
+)
+
+
+def _manifest(version: str, **parts: Any) -> dict[str, Any]:
+    return _object({"apiVersion": {"const": version}, "kind": _TEXT, "metadata": _META}, **parts)
+
+
+SCHEMAS = {
+    "RayCluster": _manifest("ray.io/v1", spec=_CLUSTER),
+    "RayJob": _manifest("ray.io/v1", spec=_JOB),
+    "ServiceAccount": _manifest("v1", automountServiceAccountToken=_FLAG),
+    "ConfigMap": _manifest("v1", data=_TEXTS),
+    "NetworkPolicy": _manifest("networking.k8s.io/v1", spec=_ANY),
+    "PersistentVolumeClaim": _manifest("v1", spec=_ANY),
+}
+"""The part of KubeRay's and Kubernetes' schemas that is used here, by kind."""
