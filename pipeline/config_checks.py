@@ -1,9 +1,11 @@
 """What a configuration must satisfy beyond its types: ranges, and combinations that can run."""
 
+import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline import protocols, search_space
@@ -21,6 +23,11 @@ from weft.suggest import did_you_mean
 from weft.tasks import CODE_NAMES, PUZZLE_NAMES, TASK_NAMES
 
 _CREDENTIALS = re.compile(r"://[^/@\s]*:[^@\s]*@|(?<=https)://[^/@\s]+@|(?<=http)://[^/@\s]+@")
+_SIGNED = re.compile(
+    r"(?i)[?&](x-amz-signature|x-amz-security-token|x-goog-signature|signature|sig|access_token"
+    r"|token|key|api_key)=[^&\s]+"
+)
+_SECRET_NAME = re.compile(r"(?i)(?:^|[._-])(?:key|key_id|token|secret|password|passwd)$")
 _COLUMNS = ("prompt_column", "response_column", "reasoning_column")
 _OF_THE_HUB = ("subset", "split", "revision", "streaming")
 _OF_TEXTS = ("path", *_OF_THE_HUB, "format", *_COLUMNS, "correct_column", "solution_column")
@@ -43,7 +50,7 @@ def check_config(config: RunConfig) -> None:
 
 
 def _secrets(where: str, value: Any) -> Iterator[str]:
-    """Addresses with a name and password in them, which would be in every manifest and log."""
+    """Addresses that give access to whoever reads them, as manifests and logs would have them."""
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             own = f"{where}.{field.name}" if where else field.name
@@ -51,8 +58,8 @@ def _secrets(where: str, value: Any) -> Iterator[str]:
     elif isinstance(value, tuple):
         for number, one in enumerate(value):
             yield from _secrets(f"{where}[{number}]", one)
-    elif isinstance(value, str) and _CREDENTIALS.search(value):
-        shown = _CREDENTIALS.sub("://***@", value)
+    elif isinstance(value, str) and (_CREDENTIALS.search(value) or _SIGNED.search(value)):
+        shown = _SIGNED.sub("?***", _CREDENTIALS.sub("://***@", value))
         yield (
             f"{where}: wanted an address without credentials, got {shown}; give these to the "
             f"processes by environment variables or a role"
@@ -276,6 +283,22 @@ def _jobs(pipeline: PipelineSection) -> Iterator[str]:
         for name in ("num_cpus", "num_gpus", "memory_gib"):
             if not 0 <= getattr(job, name) < math.inf:
                 yield _wanted(f"{where}.{name}", "a finite number not below 0", getattr(job, name))
+        for key in ("env", "runtime_env"):
+            with contextlib.suppress(tomllib.TOMLDecodeError):  # named where it is used
+                for name in _secret_names(tomllib.loads("\n".join(getattr(job, key)))):
+                    yield (
+                        f"{where}.{key}: wanted no secrets, which Ray, manifests and the report "
+                        f"show, got a value for {name}; give it to the nodes (docs/operations.md)"
+                    )
+
+
+def _secret_names(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Names of values, at any depth, that say that the value is a secret."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _secret_names(value, f"{prefix}{key}.")
+        elif value and _SECRET_NAME.search(key):
+            yield f"{prefix}{key}"
 
 
 def _traces(traces: TracesSection) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 _SAVED = ("state.json", "dataset_dict.json")
 """What lies in a folder of ``save_to_disk``."""
+
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".rar", ".7z")
 
 
 @contextlib.contextmanager
@@ -125,11 +127,21 @@ class HubSource:
         builder = datasets.load_dataset_builder(
             self.section.path, self.section.subset or None, revision=self.section.revision or None
         )
-        files = (builder.config.data_files or {}).get(self.section.split, [])
+        all_files = builder.config.data_files or {}
+        _refuse_archives(file for names in all_files.values() for file in names)
+        files = all_files.get(self.section.split, [])
         if files and all(storage.is_local(file) for file in files):
             return [storage.sha256(file) for file in files]
         origin = getattr(files, "origin_metadata", None) or builder.hash
         return [origin]
+
+
+def _refuse_archives(files: Iterable[Any]) -> None:
+    """Raise ValueError for files that ``datasets`` would unpack into folders."""
+    for file in files:
+        name = str(file).partition("::")[0]
+        if name.lower().endswith(_ARCHIVES):
+            raise ValueError(f"{name} is an archive, and none is unpacked")
 
 
 def _commit(files: list[Any]) -> str:
