@@ -4,7 +4,8 @@ import logging
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from pipeline.errors import ConfigError
 
@@ -51,6 +52,9 @@ def _start_local(cpus: float, dashboard: bool) -> None:
         object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
         logging_level=logging.WARNING,
     )
+    token = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # there is none where RAY_AUTH_MODE is disabled
+        token.chmod(0o600)  # Ray makes it with the rights of any file
 
 
 def _check_size(cpus: float, gpus: float) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -51,12 +52,13 @@ print(json.dumps(found))
 """
 
 
-def test_a_local_ray_listens_on_this_machine_alone() -> None:
-    hidden = ("RAY_ADDRESS", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
+def test_a_local_ray_listens_on_this_machine_alone_and_hides_its_token(tmp_path: Path) -> None:
+    hidden = ("RAY_ADDRESS", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_MODE")
     env = {key: value for key, value in os.environ.items() if key not in hidden}
+    env["HOME"] = str(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", LISTENING],
-        env=env | {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token"},
+        env=env | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=True,
@@ -65,6 +67,8 @@ def test_a_local_ray_listens_on_this_machine_alone() -> None:
     found = json.loads(done.stdout.splitlines()[-1])
     assert len(found) > 5  # GCS, raylet, agents, dashboard, workers
     assert {address.removeprefix("::ffff:") for address in found} <= {"127.0.0.1", "::1"}
+    # By default every request needs the token, which no other user of the machine can read.
+    assert stat.S_IMODE((tmp_path / ".ray" / "auth_token").stat().st_mode) == 0o600
 
 
 def calls(path: Path) -> list[tuple[str, ast.Call]]:

@@ -33,7 +33,8 @@ class JobSection:
     after: tuple[str, ...] = ()
     """Names of jobs that it waits for, beside those that make what it reads."""
     num_cpus: float = 0.0
-    """CPUs that the cluster reserves for the job's own process, beside its actors and workers."""
+    """CPUs that the cluster reserves for the job's own process, beside its actors and workers; 0:
+    none, and one for merge, whose own process holds the model (memory_gib: four bytes a weight)."""
     num_gpus: float = 0.0
     """Likewise GPUs."""
     memory_gib: float = 0.0

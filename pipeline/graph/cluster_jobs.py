@@ -22,6 +22,8 @@ from pipeline.graph.steps import Step, toml_lines
 _KEPT_LINES = 20
 _SUBMISSION_S, _RETRY_S = 60.0, 2.0
 """For so long, and so often, a submission that is refused is tried again."""
+_OWN_CPUS = {"merge": 1.0}
+"""CPUs of a job's own process where that holds a model, which a head has no room for."""
 _PATIENCE_S = 120.0
 """For so long the job server may be out of reach."""
 _STATUS: dict[str, Status] = {
@@ -80,7 +82,7 @@ class ClusterJobs:
             ),
             "runtime_env": runtime_env,
             "metadata": {"pipeline_step": step.name},
-            "entrypoint_num_cpus": section.num_cpus or None,
+            "entrypoint_num_cpus": section.num_cpus or _OWN_CPUS.get(step.stage),
             "entrypoint_num_gpus": section.num_gpus or None,
             "entrypoint_memory": int(section.memory_gib * 2**30) or None,
             "entrypoint_resources": toml_lines(section.resources, where=f"{where}: resources")

@@ -179,6 +179,18 @@ def test_on_a_cluster_each_step_is_a_job_with_what_its_section_says(
     assert "evaluate-sft  finished" in capsys.readouterr().out
 
 
+def test_a_merge_runs_where_there_are_cpus(file: Path) -> None:
+    text = (
+        file.read_text()
+        + "[[pipeline.jobs]]\nstage = 'merge'\nset = ['merge.checkpoint = \"sft\"']"
+    )
+    file.write_text(text)
+    steps = {step.stage: step for step in steps_of(load_config(file))}
+    jobs = ClusterJobs(Server(), PLACE)
+    assert jobs.request(steps["merge"])["entrypoint_num_cpus"] == 1
+    assert jobs.request(steps["evaluate"])["entrypoint_num_cpus"] is None
+
+
 def test_a_failed_job_prints_its_end_and_can_be_started_again(
     file: Path, schedule: Schedule, capsys: pytest.CaptureFixture[str]
 ) -> None:
