@@ -279,6 +279,9 @@ def _client(address: str) -> Any:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    # Each submission would put a dozen lines into the table.
+    for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # Ray lets these win over the address that it is given.
     hidden = {name: os.environ.pop(name) for name in _ADDRESSES if name in os.environ}
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.object_store import ObjectStore, object_store
 from tests.cluster.raylets import Raylets, raylets
 from tests.cluster.workload import CONFIG
 from tests.pipeline.processes import TIMEOUT_S, start
@@ -24,6 +25,23 @@ class Run:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raylets]:
     """A head and two nodes."""
     with raylets(tmp_path_factory.mktemp("ray"), num_nodes=2) as made:
+        yield made
+
+
+@pytest.fixture(scope="package")
+def store() -> Iterator[ObjectStore]:
+    """An object store that can be made to fail."""
+    with object_store() as made:
+        yield made
+
+
+@pytest.fixture(scope="package")
+def unused(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raylets]:
+    """Two nodes that reach the store, and that no killed driver's training still holds a part of.
+
+    Ray keeps the resources of such a training for minutes.
+    """
+    with raylets(tmp_path_factory.mktemp("ray"), num_nodes=2, env=store.env) as made:
         yield made
 
 

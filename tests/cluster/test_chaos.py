@@ -64,7 +64,7 @@ class Chaos:
             reader = threading.Thread(target=lines.extend, args=(process.stdout,), daemon=True)
             reader.start()
             while self.left and process.poll() is None:
-                time.sleep(self.draws.uniform(0.5, 4.5))
+                time.sleep(self.draws.uniform(0.5, 3.5))
                 if process.poll() is None:
                     fault = self.inject(process.pid)
                     tally.injected[fault] += 1

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -22,7 +21,7 @@ from safetensors.torch import load_file
 from pipeline import artifacts
 from pipeline.claim import CLAIM
 from tests.cluster.conftest import Run
-from tests.cluster.raylets import Raylets, raylets
+from tests.cluster.raylets import Raylets
 from tests.cluster.workload import CONFIG, check_whole, rows, weights
 from tests.pipeline.processes import TIMEOUT_S, fill, finish, noted_state, start, wait_for
 
@@ -137,18 +136,12 @@ def test_a_second_pipeline_in_the_same_run_is_refused(cluster: Raylets, tmp_path
     assert {*rows(tmp_path / "run").values()} == {1}
 
 
-@pytest.fixture
-def unused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raylets]:
-    """A cluster of its own: Ray keeps resources for a killed driver's training for minutes."""
-    with raylets(tmp_path_factory.mktemp("ray"), num_nodes=2) as made:
-        yield made
-
-
 def test_workers_go_and_come(unused: Raylets, undisturbed: Run) -> None:
-    """Elastic: on one node after the other is lost, on two when another is there."""
+    """Elastic, in shards: on one node after the other is lost, on two when another is there."""
     training = Training(
         *(unused, undisturbed, "elastic", "--train.cpus-per-worker", "2"),
         *("--train.min-workers", "1", "--train.resize-every-s", "2", "--train.epochs", "16"),
+        *("--train.parallelism", "fsdp"),
     )
     process = training.under_way()
     wait_for(lambda: len(training.workers()) == 2, process)

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.conftest import Run
-from tests.cluster.object_store import BUCKET, ObjectStore, object_store
-from tests.cluster.raylets import Raylets, raylets
+from tests.cluster.object_store import BUCKET, ObjectStore
+from tests.cluster.raylets import Raylets
 from tests.cluster.workload import CONFIG, check_whole, content, generations_of, rows, weights
 from tests.pipeline.processes import TIMEOUT_S, start, wait_for
 
 pytestmark = pytest.mark.cluster
 
-AWAY_S = 5.0
+AWAY_S = 4.0
 ROOT = f"s3://{BUCKET}/run"
 
 
@@ -50,18 +50,14 @@ def run_disturbed(
 
 
 def test_storage_that_fails_for_some_seconds_costs_nothing(
-    undisturbed: Run, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    unused: Raylets, store: ObjectStore, undisturbed: Run, tmp_path: Path
 ) -> None:
-    with (
-        object_store() as store,
-        raylets(tmp_path_factory.mktemp("ray"), num_nodes=2, env=store.env) as cluster,
-    ):
-        run_disturbed("prepare", "prepared/drafts/*.parquet", store, cluster)
-        run_disturbed("reference", "entropies/part-*", store, cluster)
-        states = "checkpoints/weft/state/*/last_state.json"
-        run_disturbed("train", states, store, cluster, is_killed=True)
-        run_disturbed("evaluate", "evaluations/**/parts/*.parquet", store, cluster)
-        store.copy_to("run", tmp_path / "run")
+    run_disturbed("prepare", "prepared/drafts/*.parquet", store, unused)
+    run_disturbed("reference", "entropies/part-*", store, unused)
+    states = "checkpoints/weft/state/*/last_state.json"
+    run_disturbed("train", states, store, unused, is_killed=True)
+    run_disturbed("evaluate", "evaluations/**/parts/*.parquet", store, unused)
+    store.copy_to("run", tmp_path / "run")
     root = tmp_path / "run"
     check_whole(root)
     for name in ("prepared", "entropies"):

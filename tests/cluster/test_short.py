@@ -6,8 +6,6 @@ runs out of disk, end with the same weights bit for bit.
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
@@ -16,10 +14,10 @@ import pytest
 from pipeline import artifacts
 from pipeline.claim import CLAIM
 from tests.cluster.raylets import Raylets
-from tests.cluster.workload import CONFIG, check_whole, rows, weights
+from tests.cluster.workload import CONFIG, check_whole, rows, submit, weights
 from tests.pipeline.processes import TIMEOUT_S, fill, finish, noted_state, start, wait_for
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+LARGEST_UPLOAD = 32 * 2**20
 SETTINGS = ("--data.num-shards", "4", "--train.epochs", "4", "--train.parallelism", "fsdp")
 
 
@@ -32,21 +30,13 @@ def root(cluster: Raylets, small_disk: Path) -> Path:
     return folder
 
 
-def submit(
-    cluster: Raylets, stage: str, *arguments: str, config: Path = CONFIG
-) -> "subprocess.CompletedProcess[str]":
-    """Run a job of this project on the cluster, as the README says."""
-    entrypoint = (f"jobs/{stage}.py", "--config", str(config), *arguments)
-    ray = str(Path(sys.executable).parent / "ray")
-    return subprocess.run(
-        [ray, "job", "submit", "--working-dir", ".", "--", "python", *entrypoint],
-        cwd=REPOSITORY,
-        env=os.environ | cluster.job_env,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+def test_a_submitted_job_takes_a_small_copy_of_the_code_along(cluster: Raylets, root: Path) -> None:
+    copies = [path for path in cluster.folder.rglob("_ray_pkg_*") if path.is_dir()]
+    assert copies
+    for copy in copies:
+        files = [file for file in copy.rglob("*") if file.is_file()]
+        assert sum(file.stat().st_size for file in files) < LARGEST_UPLOAD
+        assert not {".git", ".venv", "runs"} & {path.name for path in copy.iterdir()}
 
 
 def test_a_stage_that_loses_a_machine_loses_nothing(cluster: Raylets, root: Path) -> None:

@@ -1,5 +1,8 @@
 """A small run through all stages, and what must be the same whatever happened to it."""
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,9 +11,31 @@ import pyarrow.parquet as pq
 
 from pipeline import artifacts
 from pipeline.layout import TRIALS_FILE
+from tests.cluster.raylets import Raylets
+from tests.pipeline.processes import TIMEOUT_S
 
 STAGES = ("prepare", "reference", "train", "tune", "evaluate", "report")
 CONFIG = Path(__file__).with_name("workload.toml")
+_REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def submit(
+    cluster: Raylets, stage: str, *arguments: str, config: Path = CONFIG
+) -> "subprocess.CompletedProcess[str]":
+    """Run a job of this project on the cluster, as the README says."""
+    is_inside = config.is_relative_to(_REPOSITORY)
+    file = config.relative_to(_REPOSITORY) if is_inside else config
+    entrypoint = (f"jobs/{stage}.py", "--config", str(file), *arguments)
+    ray = str(Path(sys.executable).parent / "ray")
+    return subprocess.run(
+        [ray, "job", "submit", "--working-dir", ".", "--", "python", *entrypoint],
+        cwd=_REPOSITORY,
+        env=os.environ | cluster.job_env,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
 
 
 def weights(root: Path, name: str = "weft") -> bytes:
