@@ -289,8 +289,7 @@ def _client(address: str) -> Any:
     except AuthenticationError as error:
         raise PipelineError(
             f"pipeline.address: the job server at {address} wants its token; set "
-            f"RAY_AUTH_MODE=token, and have the token in ~/.ray/auth_token or the file that "
-            f"RAY_AUTH_TOKEN_PATH names"
+            f"RAY_AUTH_MODE=token, and have the token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
         ) from error
     except (ConnectionError, RuntimeError) as error:
         raise PipelineError(

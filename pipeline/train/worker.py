@@ -165,17 +165,20 @@ class RayReporter:
     def __init__(self, job: Job, state: TrainState, world: World, num_steps: int) -> None:
         """Open the trackers on rank 0."""
         self.job, self.state, self.world, self.num_steps = job, state, world, num_steps
+        self.first, self.began = state.step, time.monotonic()
         self.trackers: list[Tracker] = []
         if world.rank == 0:
             self.trackers = open_trackers(job.config, job.folder, job.wanted, step=state.step)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Log the values, and show them elsewhere."""
+        """Log the values and when the end is to be expected, and show them elsewhere."""
+        seconds_a_step = (time.monotonic() - self.began) / max(1, step - self.first)
         logger.info(
-            "step=%d/%d loss=%.4f nll=%.4f tokens_per_second=%.0f",
+            "step=%d/%d loss=%.4f nll=%.4f tokens_per_second=%.0f seconds_left=%.0f",
             *(step, self.num_steps),
             # Not there where all steps since the last line were skipped.
             *(values.get(name, math.nan) for name in ("loss", "nll", "tokens_per_second")),
+            seconds_a_step * (self.num_steps - step),
         )
         for tracker in self.trackers:
             tracker.log(step, values)

@@ -5,6 +5,7 @@ runs out of disk, end with the same weights bit for bit.
 """
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -65,6 +66,9 @@ def test_a_submitted_a_killed_and_a_starved_training_end_with_the_same_weights(
     job = submit(cluster, "train", *place, "--train.name", "whole")
     assert job.returncode == 0, job.stdout + job.stderr
     assert "train: 48 steps" in job.stdout
+    assert re.search(
+        r"step=40/48 loss=\S+ nll=\S+ tokens_per_second=\d+ seconds_left=\d+", job.stdout
+    )
 
     arguments = (*place, "--train.name", "killed")
     folder = root / "checkpoints" / "killed"
