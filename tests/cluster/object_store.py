@@ -24,7 +24,7 @@ class ObjectStore:
     def __init__(self) -> None:
         """Listen on a free port."""
         logging.getLogger("werkzeug").setLevel(logging.WARNING)  # not a line for each request
-        self.is_away, self.num_refused = False, 0
+        self.is_away, self.num_answered, self.num_refused = False, 0, 0
         self._app = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -46,6 +46,7 @@ class ObjectStore:
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
         if not self.is_away:
+            self.num_answered += 1
             return self._app(environ, start_response)  # type: ignore[no-any-return]
         self.num_refused += 1
         if self.num_refused % 2:  # one request is refused, the next one cut off
@@ -65,6 +66,10 @@ class ObjectStore:
     def copy_to(self, path: str, folder: Path) -> None:
         """Copy all that lies under ``path`` in the bucket into ``folder``."""
         self.files.get(f"{BUCKET}/{path}/", f"{folder}/", recursive=True)
+
+    def copy_from(self, folder: Path, path: str) -> None:
+        """Copy all that lies in ``folder`` to under ``path`` in the bucket."""
+        self.files.put(f"{folder}/", f"{BUCKET}/{path}/", recursive=True)
 
     def end(self) -> None:
         """Stop answering."""

@@ -25,7 +25,7 @@ from tests.pipeline.processes import TIMEOUT_S, start
 pytestmark = pytest.mark.cluster
 
 SEED = 0
-KILLS = {"prepare": 3, "reference": 6, "train": 9, "tune": 5, "evaluate": 4, "report": 1}
+KILLS = {"prepare": 3, "reference": 6, "train": 8, "tune": 5, "evaluate": 4, "report": 1}
 """Of each step of a stage, as long as it runs; what is left over is for the steps after it."""
 MOST_STARTS = 20
 """Of a step; more would not be the faults' doing."""
@@ -64,7 +64,7 @@ class Chaos:
             reader = threading.Thread(target=lines.extend, args=(process.stdout,), daemon=True)
             reader.start()
             while self.left and process.poll() is None:
-                time.sleep(self.draws.uniform(0.5, 3.5))
+                time.sleep(self.draws.uniform(0.5, 3.0))
                 if process.poll() is None:
                     fault = self.inject(process.pid)
                     tally.injected[fault] += 1

@@ -82,7 +82,7 @@ def kill_gcs(training: Training) -> None:
 def stall_worker(training: Training) -> None:
     worker = training.workers()[0]
     worker.suspend()
-    time.sleep(10)
+    time.sleep(6)
     worker.resume()
 
 

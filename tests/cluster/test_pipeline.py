@@ -21,7 +21,7 @@ def test_each_stage_is_a_job_of_its_own(cluster: Raylets, undisturbed: Run) -> N
     found = rows(undisturbed.root)
     assert {*found.values()} == {1}
     stages = [stage for stage, *_ in found]
-    assert (stages.count("evaluate"), stages.count("tune")) == (2 * 24, 2)
+    assert (stages.count("evaluate"), stages.count("tune")) == (2 * 16, 2)
     assert (undisturbed.root / "report" / "index.html").is_file()
     # What is printed is the pipeline's own.
     assert "INFO" not in undisturbed.output

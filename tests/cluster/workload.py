@@ -94,7 +94,7 @@ def check_same(root: Path, undisturbed: Path) -> None:
         assert content(root / name) == content(undisturbed / name)
     assert weights(root) == weights(undisturbed)
     assert generations_of(root) == generations_of(undisturbed)
-    assert _measures(root) == _measures(undisturbed)
+    assert measures(root) == measures(undisturbed)
     assert list(root.rglob("*.tmp")) == []
 
 
@@ -103,6 +103,7 @@ def _artifacts(root: Path) -> Iterator[Path]:
         yield manifest.parent
 
 
-def _measures(root: Path) -> dict[str, float]:
+def measures(root: Path) -> dict[str, float]:
+    """What a search measured, by trial."""
     rows = pq.read_table(root / "tune" / "search" / TRIALS_FILE).to_pylist()
     return {row["trial"]: row["nelbo"] for row in rows}
