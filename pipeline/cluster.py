@@ -43,6 +43,11 @@ def ray_session(*, cpus: float = 1.0, gpus: float = 0.0, dashboard: bool = False
 def _start_local(cpus: float, dashboard: bool) -> None:
     import ray
 
+    # Ray makes its token with the rights of any file.
+    token = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):
+        token.parent.mkdir(exist_ok=True)
+        token.parent.chmod(0o700)
     ray.init(
         address="local",
         # A stage that reserves more CPUs than a small machine has would wait for ever.
@@ -52,9 +57,8 @@ def _start_local(cpus: float, dashboard: bool) -> None:
         object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
         logging_level=logging.WARNING,
     )
-    token = Path.home() / ".ray" / "auth_token"
     with suppress(OSError):  # there is none where RAY_AUTH_MODE is disabled
-        token.chmod(0o600)  # Ray makes it with the rights of any file
+        token.chmod(0o600)
 
 
 def _check_size(cpus: float, gpus: float) -> None:

@@ -24,10 +24,15 @@ from weft.tasks import CODE_NAMES, PUZZLE_NAMES, TASK_NAMES
 
 _CREDENTIALS = re.compile(r"://[^/@\s]*:[^@\s]*@|(?<=https)://[^/@\s]+@|(?<=http)://[^/@\s]+@")
 _SIGNED = re.compile(
-    r"(?i)[?&](x-amz-signature|x-amz-security-token|x-goog-signature|signature|sig|access_token"
-    r"|token|key|api_key)=[^&\s]+"
+    r"(?i)[?&](x-amz-signature|x-amz-security-token|x-goog-signature|signature|sig|password"
+    r"|(?:access_|private_|auth_)?token|(?:api|access)_?key)=[^&\s]+"
 )
-_SECRET_NAME = re.compile(r"(?i)(?:^|[._-])(?:key|key_id|token|secret|password|passwd)$")
+_SECRET_NAME = re.compile(
+    r"(?i)(?:password|passwd|secret|token|api_?key|access_key_id|connection_string|credentials?"
+    r"|(?:^|[._-])(?:key|pat))$"
+)
+_NO_SECRET = re.compile(r"[/~<]")
+"""How a path begins, or the name of a special token."""
 _COLUMNS = ("prompt_column", "response_column", "reasoning_column")
 _OF_THE_HUB = ("subset", "split", "revision", "streaming")
 _OF_TEXTS = ("path", *_OF_THE_HUB, "format", *_COLUMNS, "correct_column", "solution_column")
@@ -297,7 +302,7 @@ def _secret_names(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _secret_names(value, f"{prefix}{key}.")
-        elif value and _SECRET_NAME.search(key):
+        elif value and _SECRET_NAME.search(key) and not _NO_SECRET.match(str(value)):
             yield f"{prefix}{key}"
 
 

@@ -20,7 +20,7 @@ import tyro
 import yaml
 from googleapiclient.discovery_cache import get_static_doc
 
-from scripts.kuberay import kuberay_problems, rendered
+from scripts.kuberay import kuberay_problems, load_yaml, rendered
 from scripts.machines import MACHINES, ray_version
 
 PLACEHOLDERS = (
@@ -58,7 +58,7 @@ def launcher_problems(path: Path) -> Iterator[str]:
     """What is wrong with a file of Ray's cluster launcher."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    config = _load(path)
+    config = load_yaml(path)
     schema = json.loads(
         (Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text(encoding="utf-8")
     )
@@ -122,12 +122,14 @@ def _google(config: dict[str, Any]) -> Iterator[str]:
     schemas = json.loads(get_static_doc("compute", "v1"))["schemas"]
     zone = config["provider"]["availability_zone"]
     for name, kind in config["available_node_types"].items():
-        node = kind["node_config"]
+        node = dict(kind["node_config"])
+        node.pop("sourceInstanceTemplate", None)  # Ray's own key
+        machine = node.get("machineType", "")
         yield from _unknown_keys(node, {"$ref": "Instance"}, schemas, name)
-        for disk in node["disks"]:
+        for disk in (d for d in node.get("disks", []) if "initializeParams" in d):
             disk_type = disk["initializeParams"].get("diskType", "pd-standard")
-            if disk_type.endswith("pd-standard") and node["machineType"].startswith("a3-"):
-                yield f"{name}: {node['machineType']} takes no pd-standard disks; set diskType"
+            if disk_type.endswith("pd-standard") and machine.startswith("a3-"):
+                yield f"{name}: {machine} takes no pd-standard disks; set diskType"
             if "/" in disk_type and f"zones/{zone}/" not in disk_type:
                 yield f"{name}: diskType: wanted one of zone {zone}, got {disk_type}"
 
@@ -163,11 +165,6 @@ def unedited(path: Path) -> Iterator[str]:
         for line in text.splitlines():
             if any(word in line for word in PLACEHOLDERS) and not line.lstrip().startswith("#"):
                 yield f"{name}: still to be edited: {line.strip()}"
-
-
-def _load(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return found
 
 
 if __name__ == "__main__":

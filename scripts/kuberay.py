@@ -3,6 +3,7 @@
 Used by ``python -m scripts.check_deploy``.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,14 @@ from scripts.machines import MACHINES, Machine, ray_version
 
 def rendered(folder: Path) -> list[dict[str, Any]]:
     """The manifests of a kustomization, its components' patches applied."""
-    text = _load(folder / "kustomization.yaml")
+    text = load_yaml(folder / "kustomization.yaml")
     found: list[dict[str, Any]] = []
     for name in [*text.get("resources", []), *text.get("components", [])]:
         path = folder / name
         if not path.is_dir():
             found += [m for m in yaml.safe_load_all(path.read_text(encoding="utf-8")) if m]
             continue
-        inner = _load(path / "kustomization.yaml")
+        inner = load_yaml(path / "kustomization.yaml")
         found += rendered(path)
         for patch in inner.get("patches", []):
             found = _patched(found, patch, path)
@@ -69,8 +70,10 @@ def kuberay_problems(folder: Path) -> Iterator[str]:
         if schema is None:
             yield f"{own}: no schema for this kind in this script"
             continue
-        for error in jsonschema.Draft7Validator(schema).iter_errors(manifest):
-            yield f"{own}: {error.json_path}: {error.message}"
+        errors = list(jsonschema.Draft7Validator(schema).iter_errors(manifest))
+        if errors:
+            yield from (f"{own}: {error.json_path}: {error.message}" for error in errors)
+            continue
         for problem in _pod_problems(manifest, names):
             yield f"{own}: {problem}"
         if manifest["kind"] == "RayCluster":
@@ -89,15 +92,21 @@ def _cluster_problems(cluster: dict[str, Any], manifests: list[dict[str, Any]]) 
         yield "headGroupSpec: serviceType: wanted ClusterIP, which only the cluster can reach"
     wanted = {"matchLabels": {"ray.io/cluster": cluster["metadata"]["name"]}}
     policies = [m["spec"] for m in manifests if m["kind"] == "NetworkPolicy"]
-    if not any(
-        p["podSelector"] == wanted and "Ingress" in p.get("policyTypes", []) for p in policies
-    ):
+    own = [
+        p for p in policies if p["podSelector"] == wanted and "Ingress" in p.get("policyTypes", [])
+    ]
+    if not own:
         yield "wanted a NetworkPolicy for what comes in to its pods"
+    for rule in (rule for policy in own for rule in policy.get("ingress", [])):
+        if not rule.get("from") or any(p.get("namespaceSelector") == {} for p in rule["from"]):
+            yield f"NetworkPolicy: wanted a rule that names who may come in, got {rule}"
     for group in spec["workerGroupSpecs"]:
         for problem in _misfits(group["template"]["spec"]):
             yield f"{group['groupName']}: {problem}"
 
 
+_UNITS = {"m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+_UNITS |= {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 _FREE = 0.95, 0.9
 """Of a machine's CPUs and memory, what Kubernetes leaves to pods, at least."""
 
@@ -118,8 +127,15 @@ def _misfits(pod: dict[str, Any]) -> Iterator[str]:
 
 def _fits(wanted: dict[str, str], gpus: int, machine: Machine) -> bool:
     cpus, memory = _FREE[0] * machine.cpus, _FREE[1] * machine.memory_gib
-    is_room = float(wanted["cpu"]) <= cpus and float(wanted["memory"].removesuffix("Gi")) <= memory
+    is_room = _quantity(wanted["cpu"]) <= cpus and _quantity(wanted["memory"]) <= memory * 2**30
     return is_room and gpus <= machine.gpus
+
+
+def _quantity(text: str) -> float:
+    """A quantity of Kubernetes, such as 500m, 2 or 64Gi."""
+    number = re.match(r"[0-9.]+", text)
+    assert number is not None, text
+    return float(number[0]) * _UNITS[text[number.end() :]]
 
 
 def _instance_types(pod: dict[str, Any]) -> list[str]:
@@ -130,6 +146,7 @@ def _instance_types(pod: dict[str, Any]) -> list[str]:
         for term in rules.get("nodeSelectorTerms", [])
         for expression in term["matchExpressions"]
         if expression["key"] == "node.kubernetes.io/instance-type"
+        if expression["operator"] == "In"
         for name in expression["values"]
     ]
 
@@ -164,7 +181,8 @@ def _containers(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from pod["containers"]
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The one document of a YAML file."""
     found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return found
 
@@ -189,7 +207,9 @@ def _list(of: Any) -> dict[str, Any]:
 
 
 _META = _object({}, name=_TEXT, generateName=_TEXT, labels=_TEXTS, annotations=_TEXTS)
-_QUANTITIES = _object({"requests": _TEXTS, "limits": _TEXTS})
+_QUANTITY = {"type": "string", "pattern": r"^[0-9.]+([kMGT]i?|Ki|m)?$"}
+_AMOUNTS = {"type": "object", "additionalProperties": _QUANTITY}
+_QUANTITIES = _object({"requests": _AMOUNTS, "limits": _AMOUNTS})
 _CONTAINER = _object(
     {"name": _TEXT, "image": _TEXT, "resources": _QUANTITIES},
     env=_list(_object({"name": _TEXT}, value=_TEXT, valueFrom=_ANY)),

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from botocore.exceptions import ClientError
 from ray.autoscaler.node_launch_exception import NodeLaunchException
+from ray.autoscaler.tags import TAG_RAY_CLUSTER_NAME
 
 from pipeline.aws import SpotFirst
 from pipeline.config_checks import check_config
@@ -180,6 +181,29 @@ def test_the_heads_role_may_do_what_ray_does(
     start_tag_and_stop()
 
 
+def test_the_heads_role_is_of_this_cluster_and_passes_the_workers_role_alone() -> None:
+    """What moto does not look at: conditions, and tags that come with a start."""
+    text = (ROOT / "deploy" / "aws" / "weft-head.json").read_text()
+    statements = {s["Sid"]: s for s in json.loads(text)["Statement"]}
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    assert statements["TagThemAtTheirStart"]["Action"] == "ec2:CreateTags"
+    at_start = statements["TagThemAtTheirStart"]["Condition"]["StringEquals"]
+    assert at_start == {"ec2:CreateAction": "RunInstances"}
+    own = statements["TagAndStopThoseOfThisCluster"]["Condition"]["StringEquals"]
+    assert own == {f"ec2:ResourceTag/{TAG_RAY_CLUSTER_NAME}": config["cluster_name"]}
+    profiles = {
+        name: kind["node_config"]["IamInstanceProfile"]["Name"]
+        for name, kind in config["available_node_types"].items()
+    }
+    assert profiles.pop(config["head_node_type"]) == "weft-head"
+    (workers,) = {*profiles.values()}
+    passed = statements["GiveThemTheirRole"]
+    assert (passed["Action"], passed["Resource"]) == (
+        "iam:PassRole",
+        f"arn:aws:iam::*:role/{workers}",
+    )
+
+
 def test_the_workers_role_may_use_its_bucket_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
@@ -304,6 +328,9 @@ def check_named(file: Path, old: str, new: str, said: str, tmp_path: Path) -> No
         ("mode: token", "mode: disabled", "wanted mode: token"),
         ("  authOptions:\n    mode: token\n", "", "wanted mode: token"),
         ("serviceType: ClusterIP", "serviceType: LoadBalancer", "wanted ClusterIP"),
+        ("memory: 52Gi", "memory: 53687091200Ki", "does not fit on"),
+        ('cpu: "15"', "cpu: 15900m", "does not fit on"),
+        ('cpu: "15"', 'cpu: "many"', "does not match"),
         ("  name: weft\nspec", "  name: other\nspec", "wanted a NetworkPolicy"),
     ],
 )
@@ -316,6 +343,19 @@ def test_a_manifest_that_kubernetes_would_refuse_is_named(
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
     assert any(said in problem for problem in kuberay_problems(copy))
+
+
+@pytest.mark.parametrize(
+    "rule", ["{}", "from: []", "from: [{ namespaceSelector: {} }]", "ports: [{ port: 8265 }]"]
+)
+def test_a_policy_that_lets_everybody_in_is_named(rule: str, tmp_path: Path) -> None:
+    copy = tmp_path / "base"
+    shutil.copytree(KUBERAY / "base", copy)
+    path = copy / "network_policy.yaml"
+    path.write_text(
+        path.read_text().replace("    - from:", f"    - {{ {rule.strip('{}')} }}\n    - from:")
+    )
+    assert any("who may come in" in problem for problem in kuberay_problems(copy))
 
 
 def test_a_pod_that_fills_a_machine_of_its_overlay_is_named(tmp_path: Path) -> None:

@@ -147,6 +147,7 @@ def test_names_of_artifacts_are_folder_names(key: str, name: str) -> None:
         {"pipeline": {"jobs": [{"stage": "train", "env": ["A = 'http://me:SECRET@host'"]}]}},
         {"data": {"sources": [{"kind": "files", "path": "https://h/x?X-Amz-Signature=SECRET"}]}},
         {"data": {"sources": [{"kind": "files", "path": "https://h/x?a=1&sig=SECRET&b=2"}]}},
+        {"data": {"sources": [{"kind": "files", "path": "https://h/x?private_token=SECRET"}]}},
     ],
 )
 def test_an_address_with_credentials_is_refused_without_repeating_them(values: dict) -> None:
@@ -164,7 +165,13 @@ def test_an_address_with_credentials_is_refused_without_repeating_them(values: d
         ("env", "DB_PASSWORD = 'SECRET'", True),
         ("runtime_env", "env_vars.HF_TOKEN = 'SECRET'", True),
         ("runtime_env", "env_vars = { my-secret = 'SECRET' }", True),
+        ("env", "PGPASSWORD = 'SECRET'", True),
+        ("env", "WANDB_APIKEY = 'SECRET'", True),
+        ("env", "GITHUB_PAT = 'SECRET'", True),
         ("env", "HF_TOKEN = ''", False),
+        ("env", "RAY_TLS_SERVER_KEY = '/a/file'", False),
+        ("env", "AWS_KMS_KEY_ID = 'alias'", False),
+        ("env", "PAD_TOKEN = '<pad>'", False),
         ("env", "RAY_AUTH_TOKEN_PATH = '/a/file'", False),
         ("env", "TOKENIZERS_PARALLELISM = 'false'", False),
         ("runtime_env", "pip = ['keyring']", False),
@@ -220,6 +227,17 @@ def test_an_archive_of_a_data_set_is_refused(
     with pytest.raises(DataError, match="is an archive, and none is unpacked"):
         hub(tmp_path / "data", streaming=streaming).survey()
     assert not list(cache.rglob("*.jsonl"))
+
+
+def test_a_file_within_an_archive_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    archive(tmp_path / "data" / "all.zip", "zip", ["train.jsonl"])
+    (tmp_path / "data" / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n"
+        f"  data_files: zip://train.jsonl::{tmp_path}/data/all.zip\n---\n"
+    )
+    with pytest.raises(DataError, match=r"all\.zip is an archive"):
+        hub(tmp_path / "data", streaming=True).survey()
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])

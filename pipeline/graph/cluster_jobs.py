@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import logging
 import os
 import shlex
 import threading
@@ -18,6 +19,8 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.graph.arguments import arguments_of
 from pipeline.graph.schedule import UNDER_WAY, Status
 from pipeline.graph.steps import Step, toml_lines
+
+logger = logging.getLogger(__name__)
 
 _KEPT_LINES = 20
 _SUBMISSION_S, _RETRY_S = 60.0, 2.0
@@ -76,13 +79,14 @@ class ClusterJobs:
             runtime_env = {"working_dir": self.place.working_dir} | runtime_env
         if section.env:
             runtime_env["env_vars"] = environment(step)
+        own_cpus = None if section.resources else _OWN_CPUS.get(step.stage)
         return {
             "entrypoint": shlex.join(
                 ["python", f"{self.place.scripts}/{step.stage}.py", *arguments]
             ),
             "runtime_env": runtime_env,
             "metadata": {"pipeline_step": step.name},
-            "entrypoint_num_cpus": section.num_cpus or _OWN_CPUS.get(step.stage),
+            "entrypoint_num_cpus": section.num_cpus or own_cpus,
             "entrypoint_num_gpus": section.num_gpus or None,
             "entrypoint_memory": int(section.memory_gib * 2**30) or None,
             "entrypoint_resources": toml_lines(section.resources, where=f"{where}: resources")
@@ -93,7 +97,7 @@ class ClusterJobs:
         """Submit a step, or find it running from before; the id of its job.
 
         A job server that is out of reach, or has no agent yet that could take a job, is asked again
-        for a while: what came through is found running then.
+        for a while; what came through before is found then.
         """
         name: str = retry(
             retry=retry_if_exception_type((RuntimeError, OSError)),
@@ -115,32 +119,40 @@ class ClusterJobs:
             for job in self.client.list_jobs()
             if (job.submission_id or "").rpartition("-")[0] == stem
         }
-        running = [name for name, status in known.items() if _STATUS[status] in UNDER_WAY]
-        name = str(running[0]) if running else f"{stem}-{len(known) + 1}"
+        there = [name for name, status in known.items() if _STATUS[status] in UNDER_WAY]
+        if self.ids.get(step.name) in known:  # of an attempt whose answer was lost
+            there = [self.ids[step.name]]
+        name = str(there[0]) if there else f"{stem}-{len(known) + 1}"
         self.ids[step.name] = name
-        if not running:
+        if not there:
             self.client.submit_job(submission_id=name, **request)
         return name
 
     def is_known(self, step: Step) -> bool:
         """Whether the job server may have the job of a step whose submission gave an error.
 
-        Only the server's own word rules it out; see ``status`` for one that goes on to be silent.
+        Only the server's own list rules it out; see ``status`` for one that goes on to be silent.
         """
+        name = self.ids.get(step.name)
         try:
-            self.client.get_job_status(self.ids[step.name])
-        except OSError:
-            return True
-        except (RuntimeError, KeyError):
+            is_known = name in [job.submission_id for job in self.client.list_jobs()]
+        except (RuntimeError, OSError):
+            return name is not None
+        if not is_known:
             self.ids.pop(step.name, None)
-            return False
-        return True
+        return is_known
 
     def status(self, step: Step) -> Status:
-        """How a step stands. Raises PipelineError after minutes without an answer."""
+        """How a step stands; failed where its submission turns out never to have arrived.
+
+        Raises PipelineError after minutes without an answer.
+        """
         try:
             status = _STATUS[str(self.client.get_job_status(self.ids[step.name]))]
         except (RuntimeError, OSError) as error:
+            if not self.is_known(step):
+                logger.warning("%s: the job server never got it", step.name)
+                return "failed"
             self._silent_since = self._silent_since or time.monotonic()
             if time.monotonic() - self._silent_since > _PATIENCE_S:
                 raise PipelineError(
@@ -172,11 +184,13 @@ class ClusterJobs:
         self.client.stop_job(self.ids[step.name])
 
     def how_to_stop(self, step: Step) -> str:
-        """A command that stops a job that goes on by itself, from any shell of this machine."""
-        mode = os.environ.get("RAY_AUTH_MODE")
-        prefix = f"RAY_AUTH_MODE={mode} " if mode else ""
-        address = shlex.quote(self.client.get_address())
-        return f"{prefix}ray job stop --address {address} {self.ids[step.name]}"
+        """A command that stops a job that goes on by itself, whatever the shell's variables say."""
+        # An address as an option would lose against such a variable.
+        values = {"RAY_API_SERVER_ADDRESS": self.client.get_address()}
+        if "RAY_AUTH_MODE" in os.environ:
+            values["RAY_AUTH_MODE"] = os.environ["RAY_AUTH_MODE"]
+        words = [f"{name}={shlex.quote(value)}" for name, value in values.items()]
+        return " ".join([*words, "ray job stop", self.ids[step.name]])
 
 
 def environment(step: Step) -> dict[str, str]:

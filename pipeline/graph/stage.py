@@ -106,14 +106,18 @@ def _signals_raised() -> Iterator[None]:
     def leave(number: int, frame: object) -> None:
         raise SystemExit(_SIGNALLED + number)
 
-    before = {}
+    raised = []
     if threading.current_thread() is threading.main_thread():
-        before = {one: signal.signal(one, leave) for one in (signal.SIGTERM, signal.SIGHUP)}
+        # Not one that nohup ignores, or that somebody else handles.
+        both = (signal.SIGTERM, signal.SIGHUP)
+        raised = [one for one in both if signal.getsignal(one) is signal.SIG_DFL]
+    for one in raised:
+        signal.signal(one, leave)
     try:
         yield
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for one in raised:
+            signal.signal(one, signal.SIG_DFL)
 
 
 def _can_look(step: Step) -> bool:
@@ -209,7 +213,7 @@ def _run_step(step: Step, arguments: list[str], variables: dict[str, str]) -> St
 
 def _interrupted(schedule: Schedule, jobs: ClusterJobs) -> None:
     """Ask what becomes of the jobs that run; without an answer they go on, and are named."""
-    running = schedule.with_status(*UNDER_WAY)
+    running = _running(schedule, jobs)
     if not running:
         return
     names = ", ".join(step.name for step in running)
@@ -229,12 +233,17 @@ def _interrupted(schedule: Schedule, jobs: ClusterJobs) -> None:
 
 def _name_running(schedule: Schedule, jobs: ClusterJobs) -> None:
     """Say which jobs go on by themselves, and how each is stopped."""
-    running = [step for step in schedule.with_status(*UNDER_WAY) if step.name in jobs.ids]
+    running = _running(schedule, jobs)
     if running:
         names = ", ".join(step.name for step in running)
         print(f"pipeline: {names} go on on the cluster. Start this again to follow them, or:")
         for step in running:
             print(f"  {jobs.how_to_stop(step)}")
+
+
+def _running(schedule: Schedule, jobs: ClusterJobs) -> list[Step]:
+    """The steps that the cluster has a job of, or may have."""
+    return [step for step in schedule.with_status(*UNDER_WAY) if step.name in jobs.ids]
 
 
 def _is_wanted(question: str) -> bool:

@@ -139,9 +139,9 @@ class HubSource:
 def _refuse_archives(files: Iterable[Any]) -> None:
     """Raise ValueError for files that ``datasets`` would unpack into folders."""
     for file in files:
-        name = str(file).partition("::")[0]
-        if name.lower().endswith(_ARCHIVES):
-            raise ValueError(f"{name} is an archive, and none is unpacked")
+        for name in str(file).split("::"):
+            if name.lower().endswith(_ARCHIVES):
+                raise ValueError(f"{name} is an archive, and none is unpacked")
 
 
 def _commit(files: list[Any]) -> str:

@@ -30,7 +30,7 @@ KILLS = {"prepare": 3, "reference": 6, "train": 8, "tune": 5, "evaluate": 4, "re
 MOST_STARTS = 20
 """Of a step; more would not be the faults' doing."""
 FAULTS = {"worker": 6, "driver": 3, "raylet": 2, "gcs": 1}
-"""How often each is chosen, of twelve times."""
+"""How often each comes, of twelve times."""
 _NO_WORK = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
@@ -50,6 +50,7 @@ class Chaos:
         self.cluster, self.left = cluster, 0
         # Which faults and when; whom they hit depends on who is there.
         self.draws, self.victims = random.Random(seed), random.Random(seed + 1)
+        self.deck: list[str] = []
 
     def run(self, stage: str, arguments: list[str], tally: Tally) -> None:
         """The step to its end; started again after each end that is none."""
@@ -79,7 +80,9 @@ class Chaos:
 
     def inject(self, driver: int) -> str:
         """Kill something; what it was."""
-        (fault,) = self.draws.choices([*FAULTS], weights=[*FAULTS.values()])
+        if not self.deck:
+            self.deck = self.draws.sample([*FAULTS], counts=[*FAULTS.values()], k=12)
+        fault = self.deck.pop()
         workers = [p for p in self.cluster.workers("ray::") if not _is_idle(p)]
         if fault == "worker" and workers:
             with contextlib.suppress(psutil.NoSuchProcess):

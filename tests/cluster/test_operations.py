@@ -32,8 +32,9 @@ def commands() -> str:
 def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Of a new user, and a Ray with a folder of its own, whose processes all end with the test."""
     folder = tmp_path_factory.mktemp("ray")
-    hidden = ("ADDRESS", "API_SERVER_ADDRESS", "ENABLE_WINDOWS_OR_OSX_CLUSTER", "AUTH_MODE")
-    own = {k: v for k, v in os.environ.items() if k.removeprefix("RAY_") not in hidden}
+    names = ("ADDRESS", "API_SERVER_ADDRESS", "ENABLE_WINDOWS_OR_OSX_CLUSTER", "AUTH_MODE")
+    hidden = {f"RAY_{name}" for name in names}
+    own = {key: value for key, value in os.environ.items() if key not in hidden}
     own |= dict.fromkeys(("RAY_TMPDIR", "WEFT_HOME", "HOME"), str(folder))
     own["PATH"] = f"{Path(os.sys.executable).parent}:{own['PATH']}"  # type: ignore[attr-defined]
     yield own

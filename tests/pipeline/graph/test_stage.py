@@ -102,7 +102,7 @@ class Job:
 
 
 ADDRESS = "http://127.0.0.1:8265"
-STOP = f"RAY_AUTH_MODE=disabled ray job stop --address {ADDRESS} {{}}"
+STOP = f"RAY_API_SERVER_ADDRESS={ADDRESS} RAY_AUTH_MODE=disabled ray job stop {{}}"
 SEEN = ("prepare", "reference", "train", "tune")
 
 
@@ -189,6 +189,9 @@ def test_a_merge_runs_where_there_are_cpus(file: Path) -> None:
     jobs = ClusterJobs(Server(), PLACE)
     assert jobs.request(steps["merge"])["entrypoint_num_cpus"] == 1
     assert jobs.request(steps["evaluate"])["entrypoint_num_cpus"] is None
+    on_head = replace(steps["merge"].section, resources=("head = 0.001",))
+    placed = jobs.request(replace(steps["merge"], section=on_head))
+    assert placed["entrypoint_num_cpus"] is None
 
 
 def test_a_failed_job_prints_its_end_and_can_be_started_again(
@@ -375,6 +378,56 @@ def test_a_server_out_of_reach_at_a_submission_is_asked_again(
     assert len(server.jobs) == len(schedule.progress)
 
 
+def test_a_submission_that_never_arrived_fails_its_step_while_others_run(
+    schedule: Schedule, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = Server()
+    submit, listed, status = server.submit_job, server.list_jobs, server.get_job_status
+    away = list[str]()
+
+    def lost(*, submission_id: str, **request: Any) -> str:
+        if request["metadata"]["pipeline_step"] == "prepare":
+            away.append(submission_id)
+            raise ConnectionError("reset")
+        return submit(submission_id=submission_id, **request)
+
+    def list_jobs() -> list[Job]:
+        if len(away) == 1:  # still out of reach when it is asked whether it has the job
+            away.append("asked")
+            raise ConnectionError("refused")
+        return listed()
+
+    def get_job_status(name: str) -> str:
+        if name not in server.jobs:
+            raise RuntimeError("Request failed with status code 404: it does not exist.")
+        return status(name)
+
+    for name, method in (("submit_job", lost), ("list_jobs", list_jobs)):
+        monkeypatch.setattr(server, name, method)
+    monkeypatch.setattr(server, "get_job_status", get_job_status)
+    monkeypatch.setattr("pipeline.graph.cluster_jobs._SUBMISSION_S", -1.0)
+    assert stage.run_on(ClusterJobs(server, PLACE), schedule) == 1
+    assert schedule.progress["prepare"].status == "failed"
+    assert schedule.progress["evaluate-base"].status == "finished"
+    assert schedule.progress["weft-0"].status == "blocked"
+
+
+def test_a_job_that_ended_before_its_lost_answer_is_not_submitted_again(
+    schedule: Schedule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server()
+    submit = server.submit_job
+
+    def lost(**request: Any) -> str:
+        name = submit(**request)
+        server.jobs[name].status, server.looks[name] = "SUCCEEDED", 2
+        raise ConnectionError("reset")
+
+    monkeypatch.setattr(server, "submit_job", lost)
+    assert stage.run_on(ClusterJobs(server, PLACE), schedule) == 0
+    assert len(server.jobs) == len(schedule.progress)
+
+
 def test_a_job_that_may_have_come_through_is_named_when_the_server_stays_silent(
     schedule: Schedule, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -419,6 +472,43 @@ def test_a_stop_of_the_pipeline_or_a_closed_terminal_names_the_jobs_that_go_on(
     assert server.jobs
     assert all(STOP.format(name) in shown for name in server.jobs)
     assert signal.getsignal(number) is before
+
+
+def test_a_hang_up_that_nohup_ignores_stays_ignored(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, handlers = Server(), list[Any]()
+    listed = server.list_jobs
+    monkeypatch.setattr(stage, "_client", lambda address: server)
+    monkeypatch.setattr(
+        server, "list_jobs", lambda: handlers.append(signal.getsignal(signal.SIGHUP)) or listed()
+    )
+    monkeypatch.setattr(stage, "_POLL_S", 0.001)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run_pipeline(["--config", str(file), "--pipeline.address", ADDRESS]) == 0
+        assert {*handlers} == {signal.SIG_IGN}
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_an_interrupt_during_a_submission_stops_the_others(
+    schedule: Schedule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server()
+    jobs = ClusterJobs(server, PLACE)
+    start = jobs.start
+
+    def interrupted(step: Any) -> str:
+        if step.name == "evaluate-base":
+            raise KeyboardInterrupt
+        return start(step)
+
+    monkeypatch.setattr(jobs, "start", interrupted)
+    monkeypatch.setattr(stage, "_is_wanted", lambda question: True)
+    assert stage.run_on(jobs, schedule) == 130
+    assert {job.status for job in server.jobs.values()} == {"STOPPED"}
 
 
 def test_a_second_interrupt_while_jobs_are_stopped_names_what_goes_on(
