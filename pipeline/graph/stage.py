@@ -106,18 +106,18 @@ def _signals_raised() -> Iterator[None]:
     def leave(number: int, frame: object) -> None:
         raise SystemExit(_SIGNALLED + number)
 
-    raised = []
-    if threading.current_thread() is threading.main_thread():
-        # Not one that nohup ignores, or that somebody else handles.
-        both = (signal.SIGTERM, signal.SIGHUP)
-        raised = [one for one in both if signal.getsignal(one) is signal.SIG_DFL]
-    for one in raised:
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)}
+    if threading.current_thread() is not threading.main_thread():
+        before = {}
+    # Not one that nohup ignores, or that a library handles outside of Python.
+    before = {k: old for k, old in before.items() if old not in (signal.SIG_IGN, None)}
+    for one in before:
         signal.signal(one, leave)
     try:
         yield
     finally:
-        for one in raised:
-            signal.signal(one, signal.SIG_DFL)
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def _can_look(step: Step) -> bool:
