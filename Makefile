@@ -34,7 +34,7 @@ test-long: install  ## the tests that take minutes each
 	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -m long
 
 test-cluster: install  ## faults on clusters of several raylets on this machine
-	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -m 'cluster and not long' tests/cluster
+	RAY_AUTH_MODE=disabled $(BIN)/python -m pytest -m 'cluster and not long' --durations=10 tests/cluster
 
 test-browser: install  ## the report in headless Chromium, which Debian's packages give
 	command -v chromedriver > /dev/null || \

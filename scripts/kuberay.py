@@ -207,7 +207,7 @@ def _list(of: Any) -> dict[str, Any]:
 
 
 _META = _object({}, name=_TEXT, generateName=_TEXT, labels=_TEXTS, annotations=_TEXTS)
-_QUANTITY = {"type": "string", "pattern": r"^[0-9.]+([kMGT]i?|Ki|m)?$"}
+_QUANTITY = {"type": "string", "pattern": r"^[0-9.]+([MGT]i?|Ki|k|m)?$"}
 _AMOUNTS = {"type": "object", "additionalProperties": _QUANTITY}
 _QUANTITIES = _object({"requests": _AMOUNTS, "limits": _AMOUNTS})
 _CONTAINER = _object(

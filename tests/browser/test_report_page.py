@@ -1,32 +1,20 @@
 """The report in headless Chromium: ``make test-browser``."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pytest
 
 from pipeline import report
 from pipeline.config import RunConfig, RunSection
 from pipeline.report import stage
+from scripts.picture_of_report import Settings, chromium, main
 from tests.pipeline.report.test_searches import add_search
 from tests.pipeline.report.test_stage import add_evaluation, char_reader, fill
 
 pytestmark = pytest.mark.browser
-
-QUIET = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1280,900",
-)
 
 
 @pytest.fixture(scope="module")
@@ -47,22 +35,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Debian's Chromium, driven by its own driver: nothing is downloaded."""
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if None in programs:
-        pytest.fail("wanted chromium and chromedriver; make test-browser installs them on Debian")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(programs[0])
-    for argument in (*QUIET, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, Service(programs[1], env=dict(os.environ)))
-    yield driver
-    driver.quit()
+def browser() -> Iterator[Any]:
+    """Debian's Chromium."""
+    with chromium("--window-size=1280,900") as driver:
+        yield driver
 
 
 @pytest.fixture
@@ -219,3 +195,14 @@ def test_on_a_phone_tables_scroll_and_the_page_does_not(shown: Any) -> None:
             assert table.rect["width"] <= 390
     finally:
         shown.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_picture_has_the_parts_that_are_asked_for(page: Path, tmp_path: Path) -> None:
+    heights = []
+    for sections in (("results",), ("results", "entropies")):
+        picture = tmp_path / f"{len(sections)}.png"
+        main(Settings(page=page, picture=picture, sections=sections, width=900))
+        height, width, _ = plt.imread(picture).shape
+        assert width == 900
+        heights.append(height)
+    assert 300 < heights[0] < heights[1]

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.claim import CLAIM
 from tests.cluster.object_store import ObjectStore, object_store
 from tests.cluster.raylets import Raylets, raylets
 from tests.cluster.workload import CONFIG
-from tests.pipeline.processes import TIMEOUT_S, start
+from tests.pipeline.processes import TIMEOUT_S, start, wait_for
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,9 @@ class Run:
 
     root: Path
     output: str
+    pid: int
+    refused: "subprocess.CompletedProcess[str]"
+    """A second pipeline in the same folder, while the first one ran."""
 
 
 @pytest.fixture(scope="package")
@@ -63,8 +67,13 @@ def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def undisturbed(cluster: Raylets, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """All stages, each as a job of its own, submitted by ``jobs/pipeline.py``."""
     root = tmp_path_factory.mktemp("undisturbed") / "run"
-    process = start("pipeline", CONFIG, "--run.output-dir", str(root), env=cluster.job_env)
+    arguments = ("--run.output-dir", str(root))
+    process = start("pipeline", CONFIG, *arguments, env=cluster.job_env)
+    wait_for(lambda: (root / "pipeline" / CLAIM).exists(), process)
+    second = start("pipeline", CONFIG, *arguments, env=cluster.job_env)
+    said, _ = second.communicate(timeout=TIMEOUT_S)
     output, _ = process.communicate(timeout=2 * TIMEOUT_S)
     assert process.returncode == 0, output
     print(output)
-    return Run(root, output)
+    refused = subprocess.CompletedProcess(second.args, second.returncode, said)
+    return Run(root, output, process.pid, refused)

@@ -19,7 +19,6 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline import artifacts
-from pipeline.claim import CLAIM
 from tests.cluster.conftest import Run
 from tests.cluster.raylets import Raylets
 from tests.cluster.workload import CONFIG, check_whole, rows, weights
@@ -40,9 +39,6 @@ class Training:
 
     def start(self) -> "subprocess.Popen[str]":
         return start("train", CONFIG, *self.arguments, env=self.cluster.env)
-
-    def finish(self) -> str:
-        return finish("train", CONFIG, *self.arguments, env=self.cluster.env)
 
     def under_way(self) -> "subprocess.Popen[str]":
         """Started, and past its first state."""
@@ -86,26 +82,10 @@ def stall_worker(training: Training) -> None:
     worker.resume()
 
 
-def test_a_training_goes_on_by_itself(cluster: Raylets, undisturbed: Run) -> None:
-    training = Training(cluster, undisturbed, "disturbed")
-    process = training.under_way()
-    for fault in (kill_worker, kill_raylet, kill_gcs, stall_worker):
-        before = noted_state(training.folder)
-        wait_for(lambda before=before: noted_state(training.folder) != before, process)
-        fault(training)
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 0, output
-    assert "The actor died unexpectedly" in output
-    assert "its node has died" in output
-    # Neither the service nor the slow worker made it start again.
-    assert output.count("resumed step=") == 2
-    training.check()
-
-
-def test_a_killed_driver_is_started_again_whatever_the_clocks_said(
+def test_a_training_goes_on_when_started_again_and_by_itself(
     cluster: Raylets, undisturbed: Run
 ) -> None:
-    training = Training(cluster, undisturbed, "driver")
+    training = Training(cluster, undisturbed, "disturbed")
     process = training.under_way()
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=TIMEOUT_S)
@@ -114,26 +94,28 @@ def test_a_killed_driver_is_started_again_whatever_the_clocks_said(
     for number, file in enumerate(sorted(undisturbed.root.rglob("*"))):
         skew = A_DAY_S if number % 2 else -A_DAY_S
         os.utime(file, (time.time() + skew, time.time() + skew))
-    output = training.finish()
-    assert "resumed step=" in output
+
+    process = training.start()
+    for fault in (kill_worker, kill_raylet, kill_gcs, stall_worker):
+        before = noted_state(training.folder)
+        wait_for(lambda before=before: noted_state(training.folder) != before, process)
+        fault(training)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, output
+    assert "The actor died unexpectedly" in output
+    assert "its node has died" in output
+    # After its driver, its worker and its machine; neither the service nor the slow worker made it.
+    assert output.count("resumed step=") == 3
     training.check()
     # Nothing is made anew for its age.
     root = ("--run.output-dir", str(undisturbed.root))
     assert "is already finished" in finish("reference", CONFIG, *root, env=cluster.env)
 
 
-def test_a_second_pipeline_in_the_same_run_is_refused(cluster: Raylets, tmp_path: Path) -> None:
-    arguments = ("--run.output-dir", str(tmp_path / "run"), "--pipeline.only", "prepare")
-    first = start("pipeline", CONFIG, *arguments, env=cluster.job_env)
-    wait_for(lambda: (tmp_path / "run" / "pipeline" / CLAIM).exists(), first)
-    second = start("pipeline", CONFIG, *arguments, env=cluster.job_env)
-    output, _ = second.communicate(timeout=TIMEOUT_S)
-    assert second.returncode == 2
-    assert f"process {first.pid} on " in output
-    output, _ = first.communicate(timeout=TIMEOUT_S)
-    assert first.returncode == 0, output
-    check_whole(tmp_path / "run")
-    assert {*rows(tmp_path / "run").values()} == {1}
+def test_a_second_pipeline_in_the_same_run_is_refused(undisturbed: Run) -> None:
+    assert undisturbed.refused.returncode == 2
+    said = undisturbed.refused.stdout
+    assert re.search(rf"process {undisturbed.pid} on \S+ writes to this run", said)
 
 
 def test_workers_go_and_come(unused: Raylets, undisturbed: Run) -> None:
