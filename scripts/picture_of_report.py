@@ -25,12 +25,13 @@ QUIET = (
     "--disable-component-update",
     "--disable-sync",
 )
-# Of a section its heading and all up to the next one.
+# Of a section its heading and all up to the next one. What goes is found before anything does.
 _HIDE = """
+const left = document.querySelectorAll(arguments[1]);
 let shown = true;
 for (const element of document.body.children) {
   if (element.tagName === "H2") shown = arguments[0].includes(element.id);
-  if (!shown) element.style.display = "none";
+  if (!shown || [...left].includes(element)) element.style.display = "none";
 }
 return document.documentElement.scrollHeight;
 """
@@ -46,6 +47,11 @@ class Settings:
     """The PNG to write."""
     sections: tuple[str, ...] = ("results", "entropies")
     """Ids of the headings whose parts are shown, below what stands above all of them."""
+    without: tuple[str, ...] = (
+        *("svg + svg", ".figures", ".figures + svg"),
+        *("p:not(.note, .legend)", "p:not(.note, .legend) + .scroll"),
+    )
+    """CSS selectors of what is left out of them."""
     width: int = 1100
     """In pixels."""
 
@@ -81,7 +87,8 @@ def main(settings: Settings) -> None:
     """Write the picture."""
     with chromium(f"--window-size={settings.width},900") as driver:
         driver.get(settings.page.resolve().as_uri())
-        height = driver.execute_script(_HIDE, list(settings.sections))
+        left_out = ", ".join(settings.without) or ":not(*)"
+        height = driver.execute_script(_HIDE, list(settings.sections), left_out)
         area = {"x": 0, "y": 0, "width": settings.width, "height": height, "scale": 1}
         taken = driver.execute_cdp_cmd(
             "Page.captureScreenshot", {"clip": area, "captureBeyondViewport": True}

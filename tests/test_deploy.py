@@ -21,7 +21,8 @@ from pipeline.aws import SpotFirst
 from pipeline.config_checks import check_config
 from pipeline.config_file import load_config
 from scripts.check_deploy import launcher_problems, unedited
-from scripts.kuberay import SCHEMAS, kuberay_problems, rendered
+from scripts.kuberay import kuberay_problems, rendered
+from scripts.kuberay_schemas import SCHEMAS
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCHER = [ROOT / "cluster.yaml", ROOT / "deploy" / "cluster.gcp.yaml"]

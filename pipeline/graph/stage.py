@@ -1,8 +1,6 @@
 """Run a pipeline: every step as a job of its own on a cluster, or here, one after the other."""
 
-import contextlib
 import importlib
-import json
 import logging
 import os
 import signal
@@ -10,18 +8,19 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from pipeline import artifacts, storage
 from pipeline.claim import claimed
 from pipeline.cli import INTERRUPTED_EXIT_CODE, parse_arguments, run_job
 from pipeline.config import RunConfig
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import PipelineError
 from pipeline.graph.arguments import arguments_of
-from pipeline.graph.cluster_jobs import ClusterJobs, Place, environment
+from pipeline.graph.cluster_jobs import ClusterJobs, environment
+from pipeline.graph.interrupts import interrupted, name_running, signals_raised
 from pipeline.graph.schedule import UNDER_WAY, Schedule, Status
+from pipeline.graph.server import address_of, connect, place_of
 from pipeline.graph.steps import Step, chosen_steps, steps_of
 from pipeline.graph.table import shown
 from pipeline.layout import layout, with_absolute_paths
@@ -32,12 +31,9 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "pipeline"
 """Under ``run.output_dir``: who runs a pipeline there."""
-_ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _THERE = "is there already"
 _POLL_S = 1.0
 _FAILED_EXIT_CODE = 1
-_SIGNALLED = 128
-"""Added to the number of the signal that ends a process, as shells do."""
 _STATUS_OF: dict[int, Status] = {0: "finished", INTERRUPTED_EXIT_CODE: "stopped"}
 """By the exit code of a step that runs in this process."""
 
@@ -50,12 +46,12 @@ def run(config: RunConfig, *, file: str, overwrite: bool = False) -> int:
     pipeline in the same run.
     """
     schedule = _schedule(config)
-    address = _address(config)
+    address = address_of(config)
     with claimed(storage.join(layout(config).root, FOLDER)):
         if not address:
             return _run_here(schedule, file, overwrite)
-        jobs = ClusterJobs(_client(address), place_of(file), overwrite=overwrite)
-        with _signals_raised():
+        jobs = ClusterJobs(connect(address), place_of(file), overwrite=overwrite)
+        with signals_raised():
             return run_on(jobs, schedule)
 
 
@@ -69,7 +65,7 @@ def describe(config: RunConfig, *, file: str) -> str:
         )
         for step in _schedule(config).with_status("waiting")
     ]
-    where = _address(config) or "no cluster: one after the other, here"
+    where = address_of(config) or "no cluster: one after the other, here"
     return f"pipeline: {len(rows)} jobs; {where}\n{text_table(('job', 'after', 'command'), rows)}"
 
 
@@ -91,33 +87,12 @@ def run_on(jobs: ClusterJobs, schedule: Schedule) -> int:
                     schedule.mark(step.name, jobs.status(step))
                 changed()
     except KeyboardInterrupt:
-        _interrupted(schedule, jobs)
+        interrupted(schedule, jobs)
         return INTERRUPTED_EXIT_CODE
     except BaseException:
-        _name_running(schedule, jobs)
+        name_running(schedule, jobs)
         raise
     return _finish(schedule, jobs.last_lines)
-
-
-@contextlib.contextmanager
-def _signals_raised() -> Iterator[None]:
-    """A stop of this process, or a closed terminal, raises SystemExit, so that jobs are named."""
-
-    def leave(number: int, frame: object) -> None:
-        raise SystemExit(_SIGNALLED + number)
-
-    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)}
-    if threading.current_thread() is not threading.main_thread():
-        before = {}
-    # Not one that nohup ignores, or that a library handles outside of Python.
-    before = {k: old for k, old in before.items() if old not in (signal.SIG_IGN, None)}
-    for one in before:
-        signal.signal(one, leave)
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
 
 
 def _can_look(step: Step) -> bool:
@@ -211,50 +186,6 @@ def _run_step(step: Step, arguments: list[str], variables: dict[str, str]) -> St
             signal.signal(signal.SIGINT, handler)
 
 
-def _interrupted(schedule: Schedule, jobs: ClusterJobs) -> None:
-    """Ask what becomes of the jobs that run; without an answer they go on, and are named."""
-    running = _running(schedule, jobs)
-    if not running:
-        return
-    names = ", ".join(step.name for step in running)
-    try:
-        if _is_wanted(f"\nStop {names} on the cluster as well? [y/N] "):
-            for step in running:
-                try:
-                    jobs.stop(step)
-                except (RuntimeError, OSError) as error:
-                    print(f"pipeline: {step.name} could not be stopped: {error}")
-                else:
-                    schedule.mark(step.name, "stopped")
-            print("pipeline: asked to stop; started again, each goes on where it was")
-    finally:  # a second Ctrl-C as well
-        _name_running(schedule, jobs)
-
-
-def _name_running(schedule: Schedule, jobs: ClusterJobs) -> None:
-    """Say which jobs go on by themselves, and how each is stopped."""
-    running = _running(schedule, jobs)
-    if running:
-        names = ", ".join(step.name for step in running)
-        print(f"pipeline: {names} go on on the cluster. Start this again to follow them, or:")
-        for step in running:
-            print(f"  {jobs.how_to_stop(step)}")
-
-
-def _running(schedule: Schedule, jobs: ClusterJobs) -> list[Step]:
-    """The steps that the cluster has a job of, or may have."""
-    return [step for step in schedule.with_status(*UNDER_WAY) if step.name in jobs.ids]
-
-
-def _is_wanted(question: str) -> bool:
-    if not sys.stdin.isatty():
-        return False
-    try:
-        return input(question).strip().lower() in ("y", "yes")
-    except (EOFError, KeyboardInterrupt):
-        return False
-
-
 def _finish(schedule: Schedule, last_lines: Callable[[Step], list[str]]) -> int:
     for step in schedule.with_status("failed"):
         try:
@@ -278,56 +209,3 @@ def _finish(schedule: Schedule, last_lines: Callable[[Step], list[str]]) -> int:
         file=sys.stderr,
     )
     return _FAILED_EXIT_CODE
-
-
-def _address(config: RunConfig) -> str:
-    return config.pipeline.address or next(filter(None, map(os.environ.get, _ADDRESSES)), "")
-
-
-def _client(address: str) -> Any:
-    from ray.exceptions import AuthenticationError
-    from ray.job_submission import JobSubmissionClient
-
-    # Each submission would put a dozen lines into the table.
-    for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # Ray lets these win over the address that it is given.
-    hidden = {name: os.environ.pop(name) for name in _ADDRESSES if name in os.environ}
-    try:
-        return JobSubmissionClient(address)
-    except AuthenticationError as error:
-        raise PipelineError(
-            f"pipeline.address: the job server at {address} wants its token; set "
-            f"RAY_AUTH_MODE=token, and have the token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
-        ) from error
-    except (ConnectionError, RuntimeError) as error:
-        raise PipelineError(
-            f"pipeline.address: no job server answers at {address} ({error}); give the address of "
-            f"the cluster's dashboard, such as http://127.0.0.1:8265"
-        ) from error
-    finally:
-        os.environ |= hidden
-
-
-def place_of(file: str) -> Place:
-    """Where jobs find ``file`` and the code: in a copy of the working folder, which has both.
-
-    Within a job that runs in no such copy all nodes have the code where this one has it.
-    """
-    job = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
-    if job and not json.loads(job).get("runtime_env", {}).get("working_dir"):
-        scripts = Path(__file__).resolve().parents[2] / "jobs"
-        return Place(os.path.abspath(file), str(scripts))
-    if not (Path.cwd() / "jobs" / "train.py").is_file():
-        raise ConfigError(
-            f"the working folder {Path.cwd()} is what the jobs get, and has no jobs/; start this "
-            f"from the repository's folder"
-        )
-    try:
-        inside = str(Path(file).resolve().relative_to(Path.cwd()))
-        return Place(inside, working_dir=os.getcwd())
-    except ValueError as error:
-        raise ConfigError(
-            f"--config: {file} lies outside the working folder {Path.cwd()}, which is what the "
-            f"jobs get; copy it there"
-        ) from error

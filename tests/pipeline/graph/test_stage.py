@@ -14,10 +14,11 @@ from pipeline.claim import claimed
 from pipeline.cli import run_pipeline
 from pipeline.config import JobSection
 from pipeline.config_file import load_config
-from pipeline.errors import ConfigError
-from pipeline.graph import stage
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.graph import interrupts, stage
 from pipeline.graph.cluster_jobs import ClusterJobs, Place
 from pipeline.graph.schedule import Schedule
+from pipeline.graph.server import place_of
 from pipeline.graph.steps import steps_of
 
 CONFIG = """
@@ -265,30 +266,30 @@ def test_a_job_server_that_falls_silent_is_waited_for_and_then_an_error(
     assert jobs.status(step) == "running"
     monkeypatch.setattr(server, "get_job_status", silent)
     monkeypatch.setattr("pipeline.graph.cluster_jobs._PATIENCE_S", -1.0)
-    with pytest.raises(stage.PipelineError, match=rf"does not answer.*{name}"):
+    with pytest.raises(PipelineError, match=rf"does not answer.*{name}"):
         jobs.status(step)
 
 
 def test_jobs_find_code_and_file_in_a_copy_or_where_all_nodes_have_them(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert stage.place_of(str(file)) == Place("graph.toml", "jobs", str(tmp_path))
+    assert place_of(str(file)) == Place("graph.toml", "jobs", str(tmp_path))
     other = tmp_path / "elsewhere"
     other.mkdir()
     monkeypatch.chdir(other)
-    with pytest.raises(stage.ConfigError, match="has no jobs/"):
-        stage.place_of(str(file))
+    with pytest.raises(ConfigError, match="has no jobs/"):
+        place_of(str(file))
     (other / "jobs").symlink_to(tmp_path / "jobs")
-    with pytest.raises(stage.ConfigError, match="outside the working folder"):
-        stage.place_of(str(file))
+    with pytest.raises(ConfigError, match="outside the working folder"):
+        place_of(str(file))
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"runtime_env": {}}')
-    place = stage.place_of(str(file))
+    place = place_of(str(file))
     assert (place.file, place.working_dir) == (str(file), None)
     assert (Path(place.scripts) / "train.py").is_file()
     copied = '{"runtime_env": {"working_dir": "gcs://x.zip"}}'
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", copied)
     monkeypatch.chdir(tmp_path)
-    assert stage.place_of("graph.toml").working_dir == str(tmp_path)
+    assert place_of("graph.toml").working_dir == str(tmp_path)
 
 
 def test_from_outside_only_what_is_seen_without_weights_is_looked_at(
@@ -447,7 +448,7 @@ def test_a_job_that_may_have_come_through_is_named_when_the_server_stays_silent(
     for name in ("_SUBMISSION_S", "_PATIENCE_S"):
         monkeypatch.setattr(f"pipeline.graph.cluster_jobs.{name}", -1.0)
     (step, *_) = schedule.ready()
-    with pytest.raises(stage.PipelineError, match="does not answer"):
+    with pytest.raises(PipelineError, match="does not answer"):
         stage.run_on(ClusterJobs(server, PLACE), schedule)
     shown = capsys.readouterr().out
     assert [name for name in server.jobs if STOP.format(name) in shown] == [*server.jobs]
@@ -462,7 +463,7 @@ def test_a_stop_of_the_pipeline_or_a_closed_terminal_names_the_jobs_that_go_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     server = Server()
-    monkeypatch.setattr(stage, "_client", lambda address: server)
+    monkeypatch.setattr(stage, "connect", lambda address: server)
     monkeypatch.setattr(server, "get_job_status", lambda name: os.kill(os.getpid(), number))
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as caught:
@@ -479,7 +480,7 @@ def test_a_hang_up_that_nohup_ignores_stays_ignored(
 ) -> None:
     server, handlers = Server(), list[Any]()
     listed = server.list_jobs
-    monkeypatch.setattr(stage, "_client", lambda address: server)
+    monkeypatch.setattr(stage, "connect", lambda address: server)
     monkeypatch.setattr(
         server, "list_jobs", lambda: handlers.append(signal.getsignal(signal.SIGHUP)) or listed()
     )
@@ -506,7 +507,7 @@ def test_an_interrupt_during_a_submission_stops_the_others(
         return start(step)
 
     monkeypatch.setattr(jobs, "start", interrupted)
-    monkeypatch.setattr(stage, "_is_wanted", lambda question: True)
+    monkeypatch.setattr(interrupts, "_is_wanted", lambda question: True)
     assert stage.run_on(jobs, schedule) == 130
     assert {job.status for job in server.jobs.values()} == {"STOPPED"}
 
@@ -522,7 +523,7 @@ def test_a_second_interrupt_while_jobs_are_stopped_names_what_goes_on(
 
     for name in ("status", "stop"):
         monkeypatch.setattr(jobs, name, interrupted)
-    monkeypatch.setattr(stage, "_is_wanted", lambda question: True)
+    monkeypatch.setattr(interrupts, "_is_wanted", lambda question: True)
     with pytest.raises(KeyboardInterrupt):
         stage.run_on(jobs, schedule)
     shown = capsys.readouterr().out
@@ -538,7 +539,7 @@ def test_what_no_job_can_be_is_said_before_the_first_one_starts(
     assert "sft: env: wanted lines" in capsys.readouterr().err
     assert not (file.parent / "run" / "prepared").exists()
     server = Server()
-    with pytest.raises(stage.ConfigError, match="sft: env: wanted lines"):
+    with pytest.raises(ConfigError, match="sft: env: wanted lines"):
         stage.run_on(ClusterJobs(server, PLACE), Schedule.of(steps_of(load_config(file))))
     assert server.jobs == {}
 
