@@ -118,12 +118,13 @@ def test_a_second_pipeline_in_the_same_run_is_refused(undisturbed: Run) -> None:
     assert re.search(rf"process {undisturbed.pid} on \S+ writes to this run", said)
 
 
-def test_workers_go_and_come(unused: Raylets, undisturbed: Run) -> None:
-    """Elastic, in shards: on one node after the other is lost, on two when another is there."""
+@pytest.mark.parametrize("parallelism", ["fsdp", pytest.param("ddp", marks=pytest.mark.long)])
+def test_workers_go_and_come(parallelism: str, unused: Raylets, undisturbed: Run) -> None:
+    """Elastic: on one node after the other is lost, on two when another is there."""
     training = Training(
-        *(unused, undisturbed, "elastic", "--train.cpus-per-worker", "2"),
+        *(unused, undisturbed, f"elastic-{parallelism}", "--train.cpus-per-worker", "2"),
         *("--train.min-workers", "1", "--train.resize-every-s", "2", "--train.epochs", "16"),
-        *("--train.parallelism", "fsdp"),
+        *("--train.parallelism", parallelism),
     )
     process = training.under_way()
     wait_for(lambda: len(training.workers()) == 2, process)
