@@ -31,8 +31,8 @@ _SECRET_NAME = re.compile(
     r"(?i)(?:password|passwd|secret|token|api_?key|access_key_id|connection_string|credentials?"
     r"|(?:^|[._-])(?:key|pat))$"
 )
-_NO_SECRET = re.compile(r"[/~<]")
-"""How a path begins, or the name of a special token."""
+_NO_SECRET = re.compile(r"(?i)[/~<]|(?:[01]|true|false|yes|no|on|off)$")
+"""How a path begins, or the name of a special token; or a switch."""
 _COLUMNS = ("prompt_column", "response_column", "reasoning_column")
 _OF_THE_HUB = ("subset", "split", "revision", "streaming")
 _OF_TEXTS = ("path", *_OF_THE_HUB, "format", *_COLUMNS, "correct_column", "solution_column")

@@ -172,6 +172,8 @@ def test_an_address_with_credentials_is_refused_without_repeating_them(values: d
         ("env", "RAY_TLS_SERVER_KEY = '/a/file'", False),
         ("env", "AWS_KMS_KEY_ID = 'alias'", False),
         ("env", "PAD_TOKEN = '<pad>'", False),
+        ("env", "HF_HUB_DISABLE_IMPLICIT_TOKEN = '1'", False),
+        ("env", "HF_TOKEN = '1SECRET'", True),
         ("env", "RAY_AUTH_TOKEN_PATH = '/a/file'", False),
         ("env", "TOKENIZERS_PARALLELISM = 'false'", False),
         ("runtime_env", "pip = ['keyring']", False),

@@ -380,7 +380,7 @@ def test_a_server_out_of_reach_at_a_submission_is_asked_again(
 
 
 def test_a_submission_that_never_arrived_fails_its_step_while_others_run(
-    schedule: Schedule, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    schedule: Schedule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = Server()
     submit, listed, status = server.submit_job, server.list_jobs, server.get_job_status
